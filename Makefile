@@ -1,0 +1,78 @@
+# Everything runs in .venv, which the first command builds. `make help` lists the commands.
+# Another Python: make setup PYTHON=/path/to/python3.12
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+READY := $(VENV)/setup-done
+CUT_OFF := $(VENV)/setup-unfinished
+SETUP_FILES := requirements.lock setup.py tools/install_detectron2.py tools/detectron2_fixes.py
+# A failed update leaves the finished set-up that was there; a first one that fails starts anew.
+OR_FAIL := || { test ! -e $(READY) || rm -f $(CUT_OFF); exit 1; }
+# Two set-ups of one folder take turns, where the system has flock.
+TAKE_TURNS := $(if $(shell command -v flock 2>/dev/null),flock requirements.lock)
+
+.PHONY: help setup test demo lint clean distclean build-venv
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo       sets up, generates scenes, trains and evaluates a model, writes a report"
+	@echo "make test       sets up and runs the whole test suite"
+	@echo "make setup      builds .venv with everything installed (5 GB; a few minutes)"
+	@echo "make lint       checks the code with ruff (style and format)"
+	@echo "make clean      removes build products and caches; keeps .venv, datasets and output"
+	@echo "make distclean  make clean, and removes .venv"
+
+setup: $(READY)
+
+test: $(READY)
+	$(PY) -m pytest
+
+demo: $(READY)
+	$(PY) tools/demo.py
+
+lint: $(READY)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+$(READY): $(SETUP_FILES)
+	@$(TAKE_TURNS) $(MAKE) --no-print-directory build-venv
+
+# CUT_OFF marks a set-up at work. One that was killed may leave half a package: it starts anew.
+build-venv:
+	@if [ -e $(CUT_OFF) ]; then \
+	    echo "The last set-up was cut off: removing $(VENV)"; rm -rf $(VENV); \
+	fi
+	@if ! [ -x $(PY) ]; then \
+	    for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.10 python); do \
+	        "$$python" -c 'import sys, ensurepip, venv; \
+	            sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	            && found="$$python" && break; \
+	    done; \
+	    if [ -z "$$found" ]; then \
+	        echo "No Python 3.10, 3.11 or 3.12 with venv among: $(or $(PYTHON),python3 \
+	python3.12 python3.11 python3.10 python)." >&2; \
+	        echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Set-up 1/4: $(VENV) with $$("$$found" --version) (10 s)"; \
+	    rm -rf $(VENV) && mkdir $(VENV) && touch $(CUT_OFF) && "$$found" -m venv $(VENV); \
+	fi
+	@touch $(CUT_OFF)
+	@echo "Set-up 2/4: the packages of requirements.lock, 2 to 3 GB to download (1 to 5 min)"
+	@$(PIP) install -qq $$(grep -E '^(pip|setuptools)==' requirements.lock) $(OR_FAIL)
+	@$(PIP) install -qq --no-build-isolation -r requirements.lock $(OR_FAIL)
+	@echo "Set-up 3/4: Detectron2 (15 s)"
+	@$(PY) tools/install_detectron2.py $(OR_FAIL)
+	@echo "Set-up 4/4: this package (5 s)"
+	@$(PIP) install -qq --no-deps --no-build-isolation -e . $(OR_FAIL)
+	@rm -f $(CUT_OFF)
+	@touch $(READY)
+	@echo "Set-up done: $(VENV)"

@@ -1,0 +1,90 @@
+"""Checkpoints: Detectron2's, with clear errors, and ImageNet's ResNet18 as torchvision saves it."""
+
+import logging
+import re
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+# torchvision's names -> names under the backbone's bottom-up network.
+_TORCHVISION_NAMES = (
+    (r"^conv1\.", "stem.conv1."),
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^layer(\d)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+)
+
+
+class CheckpointError(RuntimeError):
+    """A weights file that cannot be used; the message names it."""
+
+
+def is_torchvision_resnet(state: dict) -> bool:
+    """Whether a state dict has the names of torchvision's ResNet."""
+    return "layer1.0.conv1.weight" in state and "conv1.weight" in state
+
+
+def convert_torchvision_resnet(state: dict, prefix: str = "backbone.bottom_up.") -> dict:
+    """torchvision's ResNet18 state dict -> this project's names; the classifier is dropped."""
+    converted = {}
+    for name, value in state.items():
+        if name.startswith("fc."):
+            continue
+        for pattern, replacement in _TORCHVISION_NAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[prefix + name] = value
+    return converted
+
+
+class SceneCheckpointer(DetectionCheckpointer):
+    """``DetectionCheckpointer`` that refuses weights of another architecture.
+
+    ``MODEL.WEIGHTS`` may be a checkpoint of this project (full, or weights only, in half precision
+    too) or torchvision's ImageNet ResNet18 file, which goes into the backbone.
+    """
+
+    def _load_file(self, filename):
+        try:
+            loaded = super()._load_file(filename)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise CheckpointError(
+                f"{filename} is not a readable checkpoint ({error}): it may be cut short; use "
+                "another MODEL.WEIGHTS, or name an older checkpoint in the output folder's "
+                "last_checkpoint file."
+            ) from None
+        state = loaded.get("model", loaded)
+        if is_torchvision_resnet(state):
+            logging.getLogger(__name__).info(f"{filename}: torchvision's ResNet, converted.")
+            return {"model": convert_torchvision_resnet(state), "backbone_only": True}
+        self._check_architecture(filename, state)
+        return loaded
+
+    def _check_architecture(self, filename: str, state: dict) -> None:
+        """Raise unless the file has exactly this model's parameters, in its shapes."""
+        own = self.model.state_dict()
+        missing = sorted(own.keys() - state.keys())
+        unknown = sorted(state.keys() - own.keys())
+        shapes = [
+            f"{name} {tuple(torch.as_tensor(state[name]).shape)}, not {tuple(own[name].shape)}"
+            for name in sorted(own.keys() & state.keys())
+            if torch.as_tensor(state[name]).shape != own[name].shape
+        ]
+        if not (missing or unknown or shapes):
+            return
+        parts = [
+            f"{len(names)} {what} (the first: {names[0]})"
+            for names, what in (
+                (missing, "of the model's parameters are missing"),
+                (unknown, "parameters are not the model's"),
+                (shapes, "have another shape"),
+            )
+            if names
+        ]
+        raise CheckpointError(
+            f"{filename} is a checkpoint of another architecture: {'; '.join(parts)}. Use the "
+            "config that it was trained with (config.yaml in its output folder)."
+        )

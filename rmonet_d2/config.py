@@ -1,0 +1,197 @@
+"""Every configuration key that this project adds to Detectron2's.
+
+Defaults are those of the paper's table "M-dSprites / R-MONet(UNet)" (Appendix B), with the
+training recipe of ``docs/recipe.md`` switched off: a bare config is the paper's model.
+Where a key has a paper symbol, the comment names it.
+"""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_rmonet_config(cfg: CN) -> None:
+    """Add the keys of R-MONet to a Detectron2 config, in place.
+
+    Also changes the Detectron2 defaults that contradict the paper: no frozen layers, batch norm
+    that trains, ResNet18, RGB input in [0, 1], no resize and no flip, class-agnostic heads.
+    """
+    _add_input(cfg)
+    _add_model(cfg)
+    _add_vae(cfg)
+    _add_regions(cfg)
+    _add_pseudo_labels(cfg)
+    _add_solver(cfg)
+    cfg.SEED = 1
+    cfg.VIS_PERIOD = 500
+    cfg.TEST.EVAL_PERIOD = 0
+    cfg.TEST.DETECTIONS_PER_IMAGE = 100
+    # Scenes of the test set that are evaluated; 0 means all.
+    cfg.TEST.MAX_IMAGES = 0
+
+
+def _add_input(cfg: CN) -> None:
+    # (H, W) that the model sees; other sizes are resized (bilinear, no aspect kept).
+    cfg.INPUT.IMAGE_SIZE = [64, 64]
+    cfg.INPUT.FORMAT = "RGB"
+    cfg.INPUT.RANDOM_FLIP = "none"
+    # What to do with image files that cannot be read: "error" or "skip" (listed once).
+    cfg.INPUT.UNREADABLE = "error"
+
+
+def _add_model(cfg: CN) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "RMONet"
+    cfg.MODEL.WEIGHTS = ""
+    # The backbone sees (255 x - mean) / std; the VAE always explains x in [0, 1].
+    cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
+    cfg.MODEL.PIXEL_STD = [255.0, 255.0, 255.0]
+
+    cfg.MODEL.BACKBONE.NAME = "build_resnet18_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["stem", "res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 256
+
+    cfg.MODEL.RMONET = CN()
+    # K: K - 1 foreground components and one background component, which comes last.
+    cfg.MODEL.RMONET.NUM_COMPONENTS = 6
+    # Loss weights of Eq. 3.
+    cfg.MODEL.RMONET.BETA = 0.5
+    cfg.MODEL.RMONET.GAMMA = 0.5
+    cfg.MODEL.RMONET.DELTA = 1.0
+    cfg.MODEL.RMONET.LAMBDA = 1.0
+    # Scales of the decoder's Gaussians, Eq. 2.
+    cfg.MODEL.RMONET.SIGMA_BG = 0.09
+    cfg.MODEL.RMONET.SIGMA_FG = 0.11
+    # "mixture": Eq. 2 and the first line of Eq. 8. "printed": the second line of Eq. 8.
+    cfg.MODEL.RMONET.LIKELIHOOD = "mixture"
+    # A component explains a "pixel" with its three colours, or each "channel" has its own mixture.
+    cfg.MODEL.RMONET.MIXTURE_OVER = "pixel"
+    # How alpha becomes masks: "stick_breaking" (Eq. 4-7) or "softmax" (Sec. 3.1).
+    cfg.MODEL.RMONET.MASK_NORMALIZATION = "stick_breaking"
+    # The generative terms are sums over the image (the paper: "image") or those sums divided by
+    # H W ("pixel"), which gives the RPN's terms more say in the shared backbone.
+    cfg.MODEL.RMONET.LOSS_UNIT = "image"
+    # Iterations in which only the VAE learns, on the masks of the untrained network.
+    cfg.MODEL.RMONET.VAE_FIRST_ITERS = 0
+    # Exported boxes: "proposal" (the RPN's t_k) or "mask" (tight around m_k > 0.5).
+    cfg.MODEL.RMONET.BOX_SOURCE = "proposal"
+    # A component is exported as an instance if its mask wins at least this many pixels.
+    cfg.MODEL.RMONET.MIN_MASK_PIXELS = 5
+    cfg.MODEL.RMONET.CHANNELS_LAST = True
+
+
+def _add_vae(cfg: CN) -> None:
+    cfg.MODEL.VAE = CN()
+    cfg.MODEL.VAE.LATENT_DIM = 16
+    cfg.MODEL.VAE.ENCODER_CHANNELS = [32, 32, 64, 64]
+    cfg.MODEL.VAE.ENCODER_HIDDEN = 256
+    # "log_mask": x and log m_k (Sec. 3.1). "peak_mask": x, m^ x and m^, where m^ is m_k scaled to
+    # a peak of 1, so that a component whose mask is still faint can see what it would explain.
+    cfg.MODEL.VAE.ENCODER_INPUT = "log_mask"
+    cfg.MODEL.VAE.DECODER_CHANNELS = [32, 32, 32, 32]
+    # The decoder works at 1 / stride of the image's resolution; the result is upsampled.
+    cfg.MODEL.VAE.DECODER_STRIDE = 1
+
+
+def _add_regions(cfg: CN) -> None:
+    rpn = cfg.MODEL.RPN
+    cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PseudoLabelRPN"
+    cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE = 0
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[0.5, 1.0, 2.0]]
+    rpn.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    rpn.PRE_NMS_TOPK_TRAIN = rpn.PRE_NMS_TOPK_TEST = 100
+    rpn.POST_NMS_TOPK_TRAIN = rpn.POST_NMS_TOPK_TEST = 20
+    rpn.NMS_THRESH = 0.3
+    # NMS across levels, after the NMS inside each level.
+    rpn.CROSS_LEVEL_NMS_THRESH = 0.3
+    rpn.IOU_THRESHOLDS = [0.3, 0.7]
+    rpn.BATCH_SIZE_PER_IMAGE = 256
+    rpn.POSITIVE_FRACTION = 0.5
+    rpn.SMOOTH_L1_BETA = 1.0 / 9
+    # N_reg of Eq. 3: "anchors" (of an image, the paper) or "sampled" (Detectron2's).
+    rpn.REG_NORMALIZER = "anchors"
+    # Prediction score threshold. The paper gives one number and does not say whether it also
+    # holds in training, where top K - 1 alone decides (Sec. 3.1): two keys.
+    rpn.SCORE_THRESH_TRAIN = 0.0
+    rpn.SCORE_THRESH_TEST = 0.5
+
+    cfg.MODEL.ROI_HEADS.NAME = "RegionMaskHeads"
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.ROI_MASK_HEAD.NAME = "UNetMaskHead"
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
+    cfg.MODEL.ROI_MASK_HEAD.NORM = ""
+    # UNet head: masked skips first, from fine to coarse, then the unmasked ones (Fig. 22).
+    cfg.MODEL.ROI_MASK_HEAD.MASKED_FEATURES = ["stem", "res2", "res3"]
+    cfg.MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES = ["res4", "p5"]
+    cfg.MODEL.ROI_MASK_HEAD.MLP_DIM = 128
+    # The constant added to the logits of alpha at the start of training.
+    cfg.MODEL.ROI_MASK_HEAD.INIT_LOGIT = 0.0
+    # sigma: how much of its side a region grows on each side (Sec. 2, tables).
+    cfg.MODEL.ROI_MASK_HEAD.EXPAND_RATIO = 0.3
+
+    cfg.MODEL.REGION_WARMUP = CN()
+    # Random regions for RANDOM_ITERS iterations; then each region is random with a probability
+    # that falls linearly to 0 at END_ITERS. 0, 0: the RPN's regions from the first iteration.
+    cfg.MODEL.REGION_WARMUP.RANDOM_ITERS = 0
+    cfg.MODEL.REGION_WARMUP.END_ITERS = 0
+    # Sides of the random regions, as fractions of the image's sides.
+    cfg.MODEL.REGION_WARMUP.MIN_SIDE = 0.2
+    cfg.MODEL.REGION_WARMUP.MAX_SIDE = 0.6
+
+
+def _add_pseudo_labels(cfg: CN) -> None:
+    cfg.MODEL.PSEUDO_LABELS = CN()
+    # "BatchedMultiOtsu" (torch, batched) or "SkimageMultiOtsu" (scikit-image, mask by mask).
+    cfg.MODEL.PSEUDO_LABELS.NAME = "BatchedMultiOtsu"
+    cfg.MODEL.PSEUDO_LABELS.NUM_BINS = 5
+    cfg.MODEL.PSEUDO_LABELS.NUM_CLASSES = 3
+    # Values of m_k below this are set to 0 before thresholding (App. B).
+    cfg.MODEL.PSEUDO_LABELS.MIN_VALUE = 0.001
+    # Sides in pixels and aspect limits of a pseudo box.
+    cfg.MODEL.PSEUDO_LABELS.MIN_SIZE = 3
+    cfg.MODEL.PSEUDO_LABELS.MAX_HW_RATIO = 3.0
+    cfg.MODEL.PSEUDO_LABELS.MAX_WH_RATIO = 3.0
+    cfg.MODEL.PSEUDO_LABELS.NMS_THRESH = 0.7
+    # False: components of pixels of exactly one class (the paper). True: of the pixels at or
+    # above each threshold, so that one box spans the whole object.
+    cfg.MODEL.PSEUDO_LABELS.CUMULATIVE = False
+    # Masks with a lower peak, and boxes with a lower mean of m_k, give no label. 0: the paper.
+    cfg.MODEL.PSEUDO_LABELS.MIN_PEAK = 0.0
+    cfg.MODEL.PSEUDO_LABELS.MIN_SCORE = 0.0
+
+
+def _add_solver(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    cfg.SOLVER.BASE_LR = 1e-4
+    # The VAE's learning rate as a multiple of BASE_LR.
+    cfg.SOLVER.VAE_LR_FACTOR = 1.0
+    cfg.SOLVER.WEIGHT_DECAY = 0.0
+    cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    cfg.SOLVER.IMS_PER_BATCH = 64
+    cfg.SOLVER.LR_SCHEDULER_NAME = "CosineWarmRestarts"
+    cfg.SOLVER.WARMUP_FACTOR = 0.001
+    # The tables count epochs. A positive *_EPOCHS key overrides its key in iterations.
+    cfg.SOLVER.MAX_EPOCHS = 0.0
+    cfg.SOLVER.WARMUP_EPOCHS = 0.0
+    cfg.SOLVER.RESTART_EPOCHS = 0.0
+    cfg.SOLVER.RESTART_ITERS = 0
+    # Each restart's peak is (1 - RESET_DECAY) times the last ("learning rate reset decay").
+    cfg.SOLVER.RESET_DECAY = 0.1
+    # The learning rate at the end of each cosine, as a fraction of that cycle's peak.
+    cfg.SOLVER.COSINE_END_FACTOR = 0.0
+    cfg.SOLVER.CHECKPOINT_PERIOD = 1000
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0
+    # Mixed precision: SOLVER.AMP.ENABLED with "bfloat16" or "float16" (GPU only).
+    cfg.SOLVER.AMP.ENABLED = False
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    cfg.DATASETS.TRAIN = ("multi_dsprites_train",)
+    cfg.DATASETS.TEST = ("multi_dsprites_test",)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    # Packed images need no decoding: worker processes would only add the cost of moving batches.
+    cfg.DATALOADER.NUM_WORKERS = 0

@@ -1,0 +1,23 @@
+"""Data sets, the mapper for unlabelled images and the loaders. Importing it registers the sets."""
+
+from rmonet_d2.data.catalog import (
+    register_multi_dsprites,
+    register_packed_instances,
+    require_dataset,
+    unlabelled_dicts,
+)
+from rmonet_d2.data.loader import ResumableTrainingSampler, build_test_loader, build_train_loader
+from rmonet_d2.data.mapper import UnlabelledMapper, UnreadableImageError, check_image_size
+
+__all__ = [
+    "ResumableTrainingSampler",
+    "UnlabelledMapper",
+    "UnreadableImageError",
+    "build_test_loader",
+    "build_train_loader",
+    "check_image_size",
+    "register_multi_dsprites",
+    "register_packed_instances",
+    "require_dataset",
+    "unlabelled_dicts",
+]

@@ -1,0 +1,138 @@
+"""Records to model input, without ground truth: training and evaluation read images only."""
+
+import logging
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import detection_utils
+
+from rmonet_d2.data.packed import PackedImageError, is_packed, read_packed
+
+# The coarsest feature map that the regions are masked on has stride 32.
+SIZE_DIVISOR = 32
+# What is kept of a record: nothing of its ground truth.
+RECORD_KEYS = ("file_name", "image_id", "height", "width")
+ON_UNREADABLE = ("error", "skip")
+
+
+class UnreadableImageError(RuntimeError):
+    """An image that cannot be read; the message names its file and says what to do."""
+
+
+def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVISOR) -> None:
+    """Check INPUT.IMAGE_SIZE.
+
+    Args:
+        size: (H, W) in pixels.
+        divisor: the network's largest stride.
+
+    Raises:
+        ValueError: not two positive multiples of ``divisor``.
+    """
+    if len(size) != 2 or any(int(s) != s or s <= 0 or s % divisor for s in size):
+        raise ValueError(
+            f"INPUT.IMAGE_SIZE is {list(size)}: it must be [height, width], both positive "
+            f"multiples of the network's stride {divisor}"
+        )
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize (H, W, C) uint8 to ``size`` (H', W'), aspect not kept.
+
+    Bilinear; where a side shrinks, pixels are averaged over their area instead, because bilinear
+    sampling would skip some.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    shrinks = image.shape[0] > size[0] or image.shape[1] > size[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, (size[1], size[0]), interpolation=method)
+
+
+class UnlabelledMapper:
+    """Maps a record to what models take, and never looks at its annotations.
+
+    Called with a standard dict, returns ``file_name``, ``image_id``, ``height``, ``width`` (of the
+    image as stored) and ``image``: uint8 (3, H, W), in the channel order of INPUT.FORMAT.
+
+    Args:
+        image_size: (H, W) that models see, multiples of 32.
+        image_format: "RGB" or "BGR".
+        on_unreadable: "error", or "skip": return None, so that the loader takes another image,
+            and log each bad file once.
+
+    Raises:
+        ValueError: an argument that does not fit; names the config key.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        image_format: str = "RGB",
+        on_unreadable: str = "error",
+    ) -> None:
+        check_image_size(image_size)
+        if image_format not in ("RGB", "BGR"):
+            raise ValueError(f'INPUT.FORMAT is {image_format!r}: it must be "RGB" or "BGR"')
+        if on_unreadable not in ON_UNREADABLE:
+            raise ValueError(f'INPUT.UNREADABLE is {on_unreadable!r}: it must be "error" or "skip"')
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.image_format = image_format
+        self.on_unreadable = on_unreadable
+        self._listed: set[str] = set()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        """Constructor arguments. Evaluation never skips: results would miss images unnoticed."""
+        return {
+            "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
+            "image_format": cfg.INPUT.FORMAT,
+            "on_unreadable": cfg.INPUT.UNREADABLE if is_train else "error",
+        }
+
+    def read(self, record: dict[str, Any]) -> np.ndarray:
+        """The stored image (H, W, 3) uint8 in the order of ``image_format``.
+
+        Raises:
+            UnreadableImageError: the file is missing, damaged, or not of the record's size.
+        """
+        name = record["file_name"]
+        try:
+            if is_packed(name):
+                image = read_packed(name)
+                if self.image_format == "BGR":
+                    image = image[:, :, ::-1]
+            else:
+                image = detection_utils.read_image(name, format=self.image_format)
+            detection_utils.check_image_size(record, image)
+        except PackedImageError as error:
+            raise UnreadableImageError(str(error)) from error
+        # Pillow raises SyntaxError for some damaged PNG files.
+        except (OSError, ValueError, SyntaxError) as error:
+            raise UnreadableImageError(
+                f"{name}: cannot be read as an image ({error}); replace or remove the file, or "
+                "train without such files: INPUT.UNREADABLE skip"
+            ) from error
+        return image
+
+    def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Map one record; None for an unreadable image that is to be skipped."""
+        record = {k: record[k] for k in RECORD_KEYS if k in record}
+        try:
+            image = self.read(record)
+        except UnreadableImageError as error:
+            if self.on_unreadable == "error":
+                raise
+            if record["file_name"] not in self._listed:
+                self._listed.add(record["file_name"])
+                logging.getLogger(__name__).warning("skipped: %s", error)
+            return None
+        image = resize_image(image, self.image_size)
+        # A copy in any case: packed images are read-only views of the file.
+        record["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+        return record

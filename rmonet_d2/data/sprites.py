@@ -1,0 +1,185 @@
+"""Drawing sprites: anti-aliased images and the masks of the pixels that can be seen.
+
+Symbols: N scenes, S sprite slots, A samples a pixel's side (``SUPERSAMPLE``), V window side.
+
+Geometry: pixel (row i, column j) is the square [j, j + 1) x [i, i + 1); positions and sizes are
+fractions of the image's side, y points down, orientations turn clockwise on screen.
+
+Coverage of a pixel by a sprite is the share of its A x A regular samples that lie inside the
+sprite. Sprites are painted in slot order, each over what is there, weighted by its coverage.
+Ownership rule: a pixel belongs to the topmost sprite that covers at least half of it, otherwise
+to the background; so the masks never overlap.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SHAPES = ("square", "ellipse", "heart")
+SUPERSAMPLE = 4
+HALF_COVERED = SUPERSAMPLE**2 // 2
+# Sizes at scale 1, as fractions of the image's side.
+SQUARE_HALF_SIDE = 0.172
+ELLIPSE_SEMI_AXES = (0.21, 0.12)
+HEART_UNIT = 0.158
+MAX_RADIUS = 0.2433
+# Sprites whose samples are evaluated at once: 16 windows of 33 x 33 x 16 floats stay in cache.
+BLOCK = 16
+
+
+@dataclass
+class SceneParameters:
+    """Parameters of N scenes with S sprite slots; slots from ``count`` on are empty.
+
+    Attributes:
+        count: (N,) int, sprites of each scene.
+        grey: (N,) uint8 brightness of the background.
+        shape: (N, S) int, index into ``SHAPES``.
+        color: (N, S, 3) uint8 RGB.
+        scale: (N, S) float.
+        orientation: (N, S) float, radians in [0, 2 pi).
+        x, y: (N, S) float, centre as a fraction of the image's side.
+    """
+
+    count: np.ndarray
+    grey: np.ndarray
+    shape: np.ndarray
+    color: np.ndarray
+    scale: np.ndarray
+    orientation: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "SceneParameters":
+        """The scenes of the given rows."""
+        return SceneParameters(**{k: v[rows] for k, v in vars(self).items()})
+
+    def put(self, rows: np.ndarray, other: "SceneParameters") -> None:
+        """Replace the scenes of the given rows, in place."""
+        for name, value in vars(self).items():
+            value[rows] = getattr(other, name)
+
+
+def inside_shape(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Whether points lie inside an unturned sprite of scale 1 at the origin.
+
+    Args:
+        shape: index into ``SHAPES``.
+        u, v: coordinates as fractions of the image's side, v pointing down. Overwritten.
+
+    Returns:
+        bool array of their broadcast shape.
+    """
+    if SHAPES[shape] == "square":
+        return np.maximum(np.abs(u), np.abs(v)) <= u.dtype.type(SQUARE_HALF_SIDE)
+    if SHAPES[shape] == "ellipse":
+        u *= u.dtype.type(1 / ELLIPSE_SEMI_AXES[0])
+        v *= v.dtype.type(1 / ELLIPSE_SEMI_AXES[1])
+        return u * u + v * v <= 1
+    # The heart curve (u^2 + v^2 - 1)^3 = u^2 v^3 with v up, its tip at v = -1.
+    u *= u.dtype.type(1 / HEART_UNIT)
+    v *= v.dtype.type(-1 / HEART_UNIT)
+    u *= u
+    w = v * v
+    v *= w
+    v *= u
+    w += u
+    w -= 1
+    return w * w * w <= v
+
+
+def sprite_coverage(
+    shape: np.ndarray,
+    scale: np.ndarray,
+    orientation: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coverage of M sprites in windows just large enough for any sprite.
+
+    Args:
+        shape, scale, orientation, x, y: (M,) parameters.
+        size: side of the image in pixels.
+
+    Returns:
+        samples inside the sprite, (M, V, V) uint8 in 0..A^2, and the windows' first row and
+        column, (M,) int each; windows may reach over the image's border.
+    """
+    radius = MAX_RADIUS * size
+    window = int(np.ceil(2 * radius)) + 1
+    top = np.floor(y * size - radius).astype(np.int64)
+    left = np.floor(x * size - radius).astype(np.int64)
+    steps = (np.arange(window * SUPERSAMPLE) + 0.5) / SUPERSAMPLE
+    # (M, A, V): sample a of pixel p, so that the sum over samples adds whole windows.
+    steps = steps.reshape(window, SUPERSAMPLE).T
+    dx = ((left - x * size)[:, None, None] + steps) / (size * scale)[:, None, None]
+    dy = ((top - y * size)[:, None, None] + steps) / (size * scale)[:, None, None]
+    cos, sin = np.cos(orientation)[:, None, None], np.sin(orientation)[:, None, None]
+    parts = [(cos * dx, sin * dy), (-sin * dx, cos * dy)]
+    (ux, uy), (vx, vy) = [
+        (a.astype(np.float32)[:, None, :, None, :], b.astype(np.float32)[:, :, None, :, None])
+        for a, b in parts
+    ]
+    inside = np.empty((len(shape), window, window), np.uint8)
+    for kind in range(len(SHAPES)):
+        members = np.flatnonzero(shape == kind)
+        for start in range(0, len(members), BLOCK):
+            rows = members[start : start + BLOCK]
+            hit = inside_shape(kind, ux[rows] + uy[rows], vx[rows] + vy[rows])
+            hit = hit.view(np.uint8).reshape(len(rows), SUPERSAMPLE**2, window, window)
+            inside[rows] = hit.sum(axis=1, dtype=np.uint8)
+    return inside, top, left
+
+
+def render(scenes: SceneParameters, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw scenes.
+
+    Args:
+        scenes: N scenes.
+        size: side of the image in pixels.
+
+    Returns:
+        images (N, H, W, 3) uint8; owner (N, H, W) int8, the slot of the sprite that owns the
+        pixel or -1 for the background; alone (N, S) int, the pixels in the image that each
+        sprite would own with nothing in front of it.
+    """
+    total, slots = scenes.shape.shape
+    used = np.arange(slots) < scenes.count[:, None]
+    scene_of, slot_of = np.nonzero(used)
+    inside, top, left = sprite_coverage(
+        *(getattr(scenes, k)[used] for k in ("shape", "scale", "orientation", "x", "y")), size
+    )
+    window = inside.shape[1]
+    # Colour planes, so that numpy's inner loops run along rows.
+    canvas = np.empty((total, 3, size, size), np.float32)
+    canvas[:] = scenes.grey[:, None, None, None]
+    owner = np.full((total, size, size), -1, np.int8)
+    alone = np.zeros((total, slots), np.int64)
+    alpha = inside.astype(np.float32) * np.float32(1 / SUPERSAMPLE**2)
+    color = scenes.color[used].astype(np.float32)[:, :, None, None]
+    # Row-major order of np.nonzero: each scene's slots come in painting order.
+    for m, (n, k) in enumerate(zip(scene_of.tolist(), slot_of.tolist(), strict=True)):
+        row, column = int(top[m]), int(left[m])
+        rows = slice(max(0, row), min(size, row + window))
+        columns = slice(max(0, column), min(size, column + window))
+        part = (
+            m,
+            slice(rows.start - row, rows.stop - row),
+            slice(columns.start - column, columns.stop - column),
+        )
+        pixels = canvas[n, :, rows, columns]
+        pixels += alpha[part] * (color[m] - pixels)
+        owned = inside[part] >= HALF_COVERED
+        owner[n, rows, columns][owned] = k
+        alone[n, k] = np.count_nonzero(owned)
+    images = np.rint(canvas).astype(np.uint8).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), owner, alone
+
+
+def visible_pixels(owner: np.ndarray, slots: int) -> np.ndarray:
+    """Pixels that each sprite owns: owner (N, H, W) in -1..S-1 to (N, S) int."""
+    total = len(owner)
+    keys = owner.reshape(total, -1).astype(np.int64) + 1 + (slots + 1) * np.arange(total)[:, None]
+    counts = np.bincount(keys.ravel(), minlength=total * (slots + 1))
+    return counts.reshape(total, slots + 1)[:, 1:]

@@ -1,0 +1,254 @@
+"""Training and evaluation: config set-up, the trainer, and its one step.
+
+Detectron2's ``DefaultTrainer`` with what unsupervised training from scratch needs: mixed precision
+on CPU and GPU, a loss check that names the term, and a resumed run that goes on exactly where the
+last one stopped. For that, every iteration draws its random numbers from (SEED, rank, iteration),
+and the data loader starts at the first image that has not been seen.
+"""
+
+import difflib
+import logging
+import math
+import os
+import time
+import weakref
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer, SimpleTrainer, default_setup
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.utils import comm
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    JSONWriter,
+    TensorboardXWriter,
+    get_event_storage,
+)
+from detectron2.utils.logger import setup_logger
+
+from rmonet_d2.checkpoint import SceneCheckpointer
+from rmonet_d2.config import add_rmonet_config
+from rmonet_d2.data.catalog import unlabelled_dicts
+from rmonet_d2.data.loader import build_test_loader, build_train_loader
+from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
+from rmonet_d2.evaluation import build_evaluator
+from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
+from rmonet_d2.visualization.writers import PNGWriter
+
+
+class ConfigError(ValueError):
+    """A config file or override that cannot be used; the message names the key."""
+
+
+def _known_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys += _known_keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else []
+        keys.append(f"{prefix}{name}")
+    return keys
+
+
+def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
+    """Defaults, then a YAML file, then ``KEY VALUE`` overrides.
+
+    Raises:
+        ConfigError: a missing file, an unknown key (with the nearest known one), or a bad value.
+    """
+    cfg = get_cfg()
+    add_rmonet_config(cfg)
+    if config_file and not os.path.isfile(config_file):
+        raise ConfigError(f"config file {config_file} does not exist.")
+    known = _known_keys(cfg)
+    source = config_file
+    try:
+        if config_file:
+            cfg.merge_from_file(config_file)
+        source = "the command line"
+        cfg.merge_from_list(list(opts or []))
+    except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
+        text = str(error.args[0] if error.args else error)
+        key = text.split("Non-existent config key: ")[-1].strip()
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+        hint = f' Did you mean "{nearest[0]}"?' if nearest and "Non-existent" in text else ""
+        raise ConfigError(f"{source}: {text}.{hint}") from None
+    check_config(cfg)
+    return cfg
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Find what would fail later.
+
+    Raises:
+        ConfigError: names the key, its value, and what it may be.
+    """
+    if cfg.MODEL.RMONET.NUM_COMPONENTS < 2:
+        raise ConfigError(
+            f"MODEL.RMONET.NUM_COMPONENTS (K) is {cfg.MODEL.RMONET.NUM_COMPONENTS}: it must be at "
+            "least 2, one foreground component and the background."
+        )
+    try:
+        check_image_size(cfg.INPUT.IMAGE_SIZE)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
+        raise ConfigError(
+            f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}": use "bfloat16" or "float16".'
+        )
+    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ConfigError('SOLVER.AMP.DTYPE "float16" needs a GPU: use "bfloat16" on the CPU.')
+
+
+def setup(args) -> CfgNode:
+    """Config of a program with Detectron2's ``default_argument_parser`` flags, frozen."""
+    cfg = load_config(args.config_file, args.opts)
+    if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
+        cfg.MODEL.DEVICE = "cpu"
+    check_config(cfg)
+    if not args.eval_only:
+        # Also finds a missing data set before anything is built.
+        epochs_to_iterations(cfg, len(unlabelled_dicts(cfg.DATASETS.TRAIN)))
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")
+    return cfg
+
+
+def non_finite_loss(losses: dict[str, float], iteration: int) -> str | None:
+    """The message for a NaN or Inf loss, naming the terms; None when all are finite."""
+    bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
+    if not bad:
+        return None
+    return (
+        f"iteration {iteration}: {', '.join(bad)} is not finite; training stops before the weights "
+        "are changed. The last checkpoint in OUTPUT_DIR is good: lower SOLVER.BASE_LR or "
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or turn SOLVER.AMP off, and start from it with --resume."
+    )
+
+
+class SceneTrainer(SimpleTrainer):
+    """One training step: seeded, in mixed precision, checked, clipped."""
+
+    def __init__(self, model, data_loader, optimizer, cfg: CfgNode):
+        super().__init__(model, data_loader, optimizer)
+        self.seed = max(cfg.SEED, 0)
+        self.device_type = torch.device(cfg.MODEL.DEVICE).type
+        self.amp_dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self.grad_scaler = torch.amp.GradScaler(
+            self.device_type, enabled=self.amp_dtype == torch.float16
+        )
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        self.max_norm = clip.CLIP_VALUE if clip.ENABLED else math.inf
+
+    def run_step(self) -> None:
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+
+        world_size, rank = comm.get_world_size(), comm.get_rank()
+        torch.manual_seed((self.seed << 40) + self.iter * world_size + rank)
+        with torch.autocast(
+            self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            loss_dict = self.model(data)
+        self._check(loss_dict)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.grad_scaler.scale(sum(loss_dict.values())).backward()
+        self.grad_scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
+        self._write_metrics(loss_dict, data_time)
+        get_event_storage().put_scalar("grad_norm", norm.item())
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def _check(self, loss_dict: dict[str, torch.Tensor]) -> None:
+        message = non_finite_loss({k: v.item() for k, v in loss_dict.items()}, self.iter)
+        if message:
+            raise FloatingPointError(message)
+
+    def state_dict(self):
+        return {**super().state_dict(), "grad_scaler": self.grad_scaler.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self.grad_scaler.load_state_dict(state_dict.get("grad_scaler", {}))
+
+
+class _TrainStream:
+    """Training batches, read from ``start_iter`` on: the workers start at the first batch."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+        self.start_iter = 0
+
+    def __iter__(self):
+        yield from build_train_loader(self.cfg, UnlabelledMapper(self.cfg, True), self.start_iter)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer for scene decomposition models.
+
+    ``resume_or_load``, ``train``, ``test``, hooks, checkpoints and output folder are Detectron2's.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        super(DefaultTrainer, self).__init__()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.train_stream = self.build_train_loader(cfg)
+        model = create_ddp_model(model, broadcast_buffers=False)
+        self._trainer = SceneTrainer(model, self.train_stream, optimizer, cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SceneCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def train(self):
+        """Train from ``start_iter``; an interrupt (Ctrl-C, SIGTERM) saves a checkpoint first."""
+        self.train_stream.start_iter = self.start_iter
+        try:
+            return super().train()
+        except KeyboardInterrupt:
+            if comm.is_main_process() and self.iter > self.start_iter:
+                # The iteration that was cut short has not changed the weights.
+                self.iter -= 1
+                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+                logging.getLogger(__name__).warning(
+                    f"interrupted: saved iteration {self.iter}; go on with --resume."
+                )
+            raise
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return _TrainStream(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name, UnlabelledMapper(cfg, False))
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    def build_writers(self):
+        """Detectron2's writers, and one that saves pictures as PNG files."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            # Before TensorBoard's writer, which takes the pictures out of the storage.
+            PNGWriter(folder),
+            TensorboardXWriter(folder),
+        ]

@@ -1,0 +1,6 @@
+"""How well scenes are decomposed: ARI and its companions, beside Detectron2's COCO AP."""
+
+from rmonet_d2.evaluation.ari_evaluation import ARIEvaluator
+from rmonet_d2.evaluation.build import ObjectCOCOEvaluator, build_evaluator
+
+__all__ = ["ARIEvaluator", "ObjectCOCOEvaluator", "build_evaluator"]

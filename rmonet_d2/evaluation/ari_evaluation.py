@@ -1,0 +1,194 @@
+"""The decomposition evaluator: foreground ARI and its companions, as a ``DatasetEvaluator``."""
+
+import itertools
+import json
+import logging
+import math
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data import DatasetCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from detectron2.utils.logger import create_small_table
+from pycocotools import mask as mask_utils
+
+from rmonet_d2.evaluation.metrics import (
+    adjusted_rand_index,
+    foreground_ari,
+    mean_best_overlap,
+    paint_labels,
+    reconstruction_mse,
+)
+
+PER_IMAGE_FILE = "decomposition_per_image.json"
+# Name in the results, name in the per-image file.
+_FIGURES = {"ARI": "ari", "ARI_all": "ari_all", "mBO": "mbo", "MSE": "mse"}
+
+
+def decode_segmentation(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
+    """A COCO segmentation (polygons, or RLE with counts as list, str or bytes) -> (H, W) bool."""
+    if isinstance(segmentation, list):
+        rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
+    elif isinstance(segmentation["counts"], list):
+        rle = mask_utils.frPyObjects(segmentation, *size)
+    else:
+        rle = segmentation
+    return mask_utils.decode(rle).astype(bool)
+
+
+class GroundTruth:
+    """True object masks by image id; the records are read once, masks decoded when asked for."""
+
+    def __init__(self, dataset_name: str):
+        self.dataset_name = dataset_name
+        self._records: dict | None = None
+
+    def masks(self, image_id: int | str) -> np.ndarray:
+        """(N, H, W) bool in the order of the annotations; crowd regions are left out.
+
+        Raises:
+            KeyError: an image that the data set does not have.
+            ValueError: a record without annotations or masks.
+        """
+        if self._records is None:
+            self._records = {r["image_id"]: r for r in DatasetCatalog.get(self.dataset_name)}
+        if image_id not in self._records:
+            raise KeyError(f'image_id {image_id!r} is not in the data set "{self.dataset_name}"')
+        record = self._records[image_id]
+        if "annotations" not in record:
+            raise ValueError(
+                f'image_id {image_id!r} of "{self.dataset_name}" has no annotations: the '
+                "decomposition can only be evaluated where the true masks are known."
+            )
+        size = (record["height"], record["width"])
+        objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
+        if any("segmentation" not in a for a in objects):
+            raise ValueError(
+                f'image_id {image_id!r} of "{self.dataset_name}" has an annotation without '
+                '"segmentation": ARI needs masks, boxes are not enough.'
+            )
+        masks = [decode_segmentation(a["segmentation"], size) for a in objects]
+        return np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
+
+
+class ARIEvaluator(DatasetEvaluator):
+    """Compares the K masks of each image with the true objects (Sec. 4, Table 1).
+
+    Protocol: a pixel belongs to the component with the largest mask, the background being one of
+    the K. Masks of another size than the ground truth are resized bilinearly before the argmax.
+    Where true masks overlap, the later annotation is on top; crowd regions are ignored. Figures
+    are computed per image and averaged; images without a true object count for MSE and ARI_all
+    only, and their number is reported.
+
+    Results, under "decomposition":
+        ARI: foreground ARI, the paper's figure, at most 1.
+        ARI_all: ARI over all pixels, which also sees masks that leak into the background.
+        mBO: mean best overlap, the highest IoU of each true object with any component, in [0, 1].
+        MSE: of the reconstruction, for colours in [0, 1], at the model's input size.
+        num_images, num_without_objects: images evaluated, and those of them without objects.
+    """
+
+    def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
+        """
+        Args:
+            dataset_name: a name in DatasetCatalog whose records have masks.
+            distributed: gather the figures of all ranks; otherwise only this process's count.
+            output_dir: folder for ``decomposition_per_image.json``; None writes nothing.
+        """
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._ground_truth = GroundTruth(dataset_name)
+        self._logger = logging.getLogger(__name__)
+        self.reset()
+
+    def reset(self) -> None:
+        self._figures = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """
+        Args:
+            inputs: dicts with "image_id" and "image" (3, H, W) in 0..255.
+            outputs: dicts with "masks" (K, H, W) and "reconstruction" (3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: an output without masks.
+        """
+        for item, output in zip(inputs, outputs, strict=True):
+            if "masks" not in output:
+                raise ValueError(
+                    f"ARIEvaluator needs the component masks, but the model's output has only "
+                    f'{sorted(output)}: return "masks" (K, H, W) from the model in eval mode, or '
+                    "leave this evaluator out."
+                )
+            self._figures.append(self._evaluate_image(item, output))
+
+    def _evaluate_image(self, item: dict, output: dict) -> dict:
+        true_masks = self._ground_truth.masks(item["image_id"])
+        true = paint_labels(true_masks, true_masks.shape[1:])
+        pred = winning_components(output["masks"], true.shape)
+        visible = true[None] == np.arange(1, len(true_masks) + 1)[:, None, None]
+        segments = pred[None] == np.arange(len(output["masks"]))[:, None, None]
+        return {
+            "image_id": item["image_id"],
+            "ari": foreground_ari(true, pred),
+            "ari_all": adjusted_rand_index(true, pred),
+            "mbo": mean_best_overlap(visible, segments),
+            "mse": _image_mse(item["image"], output.get("reconstruction")),
+            "num_objects": int(visible.any(axis=(1, 2)).sum()),
+        }
+
+    def evaluate(self) -> dict:
+        """Gather, average, log and write. All ranks but the main one return {}."""
+        figures = self._figures
+        if self._distributed:
+            comm.synchronize()
+            gathered = comm.gather(figures, dst=0)
+            if not comm.is_main_process():
+                return {}
+            figures = list(itertools.chain(*gathered))
+        if not figures:
+            self._logger.warning(f'no image of "{self._dataset_name}" was evaluated.')
+        results = {name: _mean([f[key] for f in figures]) for name, key in _FIGURES.items()}
+        results["num_images"] = len(figures)
+        results["num_without_objects"] = sum(f["num_objects"] == 0 for f in figures)
+        self._logger.info(f"Decomposition of {self._dataset_name}:\n" + create_small_table(results))
+        if self._output_dir:
+            self._write(figures)
+        return {"decomposition": results}
+
+    def _write(self, figures: list[dict]) -> None:
+        PathManager.mkdirs(self._output_dir)
+        rows = [{k: _json_number(v) for k, v in f.items()} for f in figures]
+        with PathManager.open(os.path.join(self._output_dir, PER_IMAGE_FILE), "w") as file:
+            json.dump(rows, file)
+
+
+def winning_components(masks: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+    """Soft masks (K, h, w) -> the component that wins each pixel, (H, W) int of ``size``."""
+    masks = masks.detach().float().cpu()
+    if tuple(masks.shape[-2:]) != tuple(size):
+        masks = F.interpolate(masks[None], size=tuple(size), mode="bilinear", align_corners=False)[
+            0
+        ]
+    return masks.argmax(dim=0).numpy()
+
+
+def _image_mse(image: torch.Tensor, reconstruction: torch.Tensor | None) -> float:
+    if reconstruction is None:
+        return float("nan")
+    reconstruction = reconstruction.detach().float().cpu()
+    return reconstruction_mse(image.cpu().numpy() / 255.0, reconstruction.numpy())
+
+
+def _mean(values: list[float]) -> float:
+    values = [v for v in values if not math.isnan(v)]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _json_number(value):
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,180 @@
+"""Segmentation heads: features and regions -> logits of alpha_k (Sec. 3.2, Fig. 22).
+
+Shape shorthand:
+    B: images.  R = K - 1 regions.  C: the head's channels.  H, W: image size.
+    h, w: a feature map's size.  ternary: (B, R, h, w) ROI masks of -1, 0, 1.
+"""
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
+from torch import nn
+
+from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.ops.roi_masking import ternary_masks
+
+
+def _conv(in_channels: int, out_channels: int, norm: str = "", kernel_size: int = 3) -> Conv2d:
+    conv = Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        padding=kernel_size // 2,
+        bias=not norm,
+        norm=get_norm(norm, out_channels),
+    )
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
+
+
+def _upsample(x: torch.Tensor, size) -> torch.Tensor:
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+class _MaskedStage(nn.Module):
+    """One level of the UNet with an ROI-masked skip connection.
+
+    relu(conv3x3([up(y), ternary * lateral(skip)])), where the convolution of the concatenation is
+    the sum of one for each half. The lateral 1x1 has no bias and so commutes with the mask: it runs
+    once an image, not once a region.
+    """
+
+    def __init__(self, skip_channels: int, channels: int, norm: str):
+        super().__init__()
+        self.lateral = nn.Conv2d(skip_channels, channels, 1, bias=False)
+        nn.init.kaiming_normal_(self.lateral.weight, mode="fan_out")
+        self.conv = _conv(2 * channels, channels)
+        self.norm = get_norm(norm, channels) or nn.Identity()
+
+    def forward(self, y: torch.Tensor, skip: torch.Tensor, ternary: torch.Tensor) -> torch.Tensor:
+        """y: (B, C, ., .) shared by all regions, or (B R, C, ., .); -> (B R, C, h, w)."""
+        batch, regions = ternary.shape[:2]
+        skip = self.lateral(skip)
+        channels = skip.shape[1]
+        masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
+        masked = masked.contiguous(memory_format=torch.channels_last)
+        y = _upsample(y, skip.shape[-2:])
+        if y.shape[0] == batch:
+            weight_y, weight_skip = self.conv.weight.split(channels, dim=1)
+            shared = F.conv2d(y, weight_y, self.conv.bias, padding=1)
+            own = F.conv2d(masked, weight_skip, padding=1)
+            y = (own.unflatten(0, (batch, regions)) + shared[:, None]).flatten(0, 1)
+        else:
+            y = self.conv(torch.cat([y, masked], dim=1))
+        return F.relu(self.norm(y))
+
+
+@ROI_MASK_HEAD_REGISTRY.register()
+class UNetMaskHead(nn.Module):
+    """The improved segmentation head of R-MONet(UNet), Sec. 3.2 and Fig. 22.
+
+    conv5, after the FPN, goes through an MLP that compresses it; then up, level by level, with a
+    skip connection at each: conv4 as it is, conv3 to conv1 with ROI masking. Everything before
+    the first masked level is the same for all regions of an image and runs once an image. From
+    stride 2 to full resolution the last convolution predicts 2x2 pixels a cell (pixel shuffle).
+    """
+
+    @configurable
+    def __init__(
+        self,
+        input_shape: dict[str, ShapeSpec],
+        *,
+        image_size: tuple[int, int],
+        masked_features: list[str],
+        global_features: list[str],
+        channels: int,
+        mlp_dim: int,
+        expand_ratio: float,
+        norm: str,
+        init_logit: float,
+    ):
+        """
+        Args:
+            input_shape: of the backbone's features.
+            image_size: (H, W) the MLP is built for.
+            masked_features: skips with ROI masking, from fine to coarse (conv1, conv2, conv3).
+            global_features: maps without, from fine to coarse; the last goes through the MLP.
+            channels: C.
+            mlp_dim: hidden width of the MLP.
+            expand_ratio: sigma of ROI masking.
+            norm: norm of the masked levels, "" for none.
+            init_logit: bias of the last convolution at the start.
+        """
+        super().__init__()
+        self.masked_features = list(masked_features)
+        self.global_features = list(global_features)
+        self.strides = {name: input_shape[name].stride for name in masked_features}
+        self.expand_ratio = expand_ratio
+
+        top = input_shape[self.global_features[-1]]
+        self.top_size = (image_size[0] // top.stride, image_size[1] // top.stride)
+        cells = self.top_size[0] * self.top_size[1]
+        self.mlp = nn.Sequential(
+            nn.Linear(top.channels * cells, mlp_dim),
+            nn.ReLU(),
+            nn.Linear(mlp_dim, channels * cells),
+            nn.ReLU(),
+        )
+        self.global_stages = nn.ModuleDict(
+            {
+                name: _conv(channels + input_shape[name].channels, channels, norm)
+                for name in self.global_features[:-1]
+            }
+        )
+        self.masked_stages = nn.ModuleDict(
+            {
+                name: _MaskedStage(input_shape[name].channels, channels, norm)
+                for name in self.masked_features
+            }
+        )
+        self.shuffle = self.strides[self.masked_features[0]]
+        self.predictor = nn.Conv2d(channels, self.shuffle**2, 3, padding=1)
+        # Equal for all pixels of a cell, or the masks start (and stay for long) as a chequerboard.
+        weight = torch.empty_like(self.predictor.weight[:1]).normal_(std=0.01)
+        self.predictor.weight.data.copy_(weight.expand_as(self.predictor.weight))
+        nn.init.constant_(self.predictor.bias, init_logit)
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        head = cfg.MODEL.ROI_MASK_HEAD
+        return {
+            "input_shape": input_shape,
+            "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
+            "masked_features": head.MASKED_FEATURES,
+            "global_features": head.GLOBAL_FEATURES,
+            "channels": head.CONV_DIM,
+            "mlp_dim": head.MLP_DIM,
+            "expand_ratio": head.EXPAND_RATIO,
+            "norm": head.NORM,
+            "init_logit": head.INIT_LOGIT,
+        }
+
+    def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
+        """Logits of alpha_k for every pixel: (B, R, H, W), meaningful in the enlarged regions."""
+        batch, num_regions = regions.valid.shape
+        y = self._global_context(features)
+        for name in reversed(self.masked_features):
+            skip = features[name]
+            ternary = ternary_masks(
+                regions.boxes,
+                regions.valid,
+                tuple(skip.shape[-2:]),
+                self.strides[name],
+                self.expand_ratio,
+            )
+            y = self.masked_stages[name](y, skip, ternary)
+        logits = F.pixel_shuffle(self.predictor(y), self.shuffle)
+        return logits.view(batch, num_regions, *logits.shape[-2:])
+
+    def _global_context(self, features):
+        top = features[self.global_features[-1]]
+        y = self.mlp(top.flatten(1)).view(top.shape[0], -1, *self.top_size)
+        for name in reversed(self.global_features[:-1]):
+            skip = features[name]
+            y = torch.cat([_upsample(y, skip.shape[-2:]), skip], dim=1)
+            y = F.relu(self.global_stages[name](y))
+        return y

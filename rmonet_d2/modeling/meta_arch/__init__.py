@@ -1,0 +1,5 @@
+"""Meta-architectures, registered in Detectron2's ``META_ARCH_REGISTRY``."""
+
+from rmonet_d2.modeling.meta_arch.rmonet import RMONet
+
+__all__ = ["RMONet"]

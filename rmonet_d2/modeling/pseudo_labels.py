@@ -1,0 +1,242 @@
+"""The pseudo-label hook: boxes for the RPN from the foreground masks (Sec. 3.4, App. B).
+
+Shape shorthand:
+    B: images.  R = K - 1: foreground masks m_k of an image.  H, W: image size.  N = B R masks.
+
+Both implementations follow the same rules, and give equal boxes in the same order:
+
+1. Values of m_k below ``min_value`` become 0. A mask whose peak is below ``min_peak``, or that
+   holds a NaN or an infinity, gives no box.
+2. Multi-Otsu splits the values of each mask into classes. Class 0 is the background. A mask with
+   fewer occupied histogram bins than classes has one class per occupied bin, so a constant mask
+   gives no box.
+3. Boxes are tight around the 8-connected components of the pixels of one class or, if
+   ``cumulative``, of that class and the higher ones. Boxes with a side below ``min_size`` pixels,
+   with h / w > ``max_hw_ratio`` or w / h > ``max_wh_ratio`` are dropped.
+4. The score is the mean of m_k over the box; lower ones than ``min_score`` are dropped.
+5. NMS over all boxes of an image in descending score. Equal scores are ordered by class, then by
+   mask, then by the component's first pixel in row order.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.registry import Registry
+from skimage.exposure import histogram
+from skimage.filters import threshold_multiotsu
+from skimage.measure import label, regionprops
+from torchvision.ops import nms
+
+from rmonet_d2.ops.components import box_means, class_component_boxes, grouped_nms
+from rmonet_d2.ops.multi_otsu import (
+    RESOLUTION,
+    classify,
+    foreground_rows,
+    mask_rows,
+    multi_otsu_thresholds,
+)
+
+PSEUDO_LABELS_REGISTRY = Registry("PSEUDO_LABELS")
+PSEUDO_LABELS_REGISTRY.__doc__ = """
+Pseudo-label hooks, named by ``cfg.MODEL.PSEUDO_LABELS.NAME``. A hook is built from a cfg and called
+with the foreground masks; see :class:`PseudoLabels`.
+"""
+
+
+def build_pseudo_labels(cfg: CfgNode) -> "PseudoLabels":
+    """The hook that ``cfg.MODEL.PSEUDO_LABELS.NAME`` names."""
+    return PSEUDO_LABELS_REGISTRY.get(cfg.MODEL.PSEUDO_LABELS.NAME)(cfg)
+
+
+class PseudoLabels(ABC):
+    """Masks to pseudo boxes; the base class of the registered hooks."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_bins: int = 5,
+        num_classes: int = 3,
+        min_value: float = 0.001,
+        min_peak: float = 0.0,
+        min_size: float = 3,
+        max_hw_ratio: float = 3.0,
+        max_wh_ratio: float = 3.0,
+        min_score: float = 0.0,
+        nms_thresh: float = 0.7,
+        cumulative: bool = False,
+    ):
+        """The arguments are the rules' names in the module's description; defaults: Table
+        "M-dSprites / R-MONet(UNet)"."""
+        if num_classes < 2 or num_bins < 2:
+            raise ValueError(
+                "MODEL.PSEUDO_LABELS: NUM_CLASSES and NUM_BINS must be at least 2, got "
+                f"{num_classes} and {num_bins}."
+            )
+        if min_value < 0:
+            raise ValueError(f"MODEL.PSEUDO_LABELS.MIN_VALUE must be at least 0, got {min_value}.")
+        self.num_bins = num_bins
+        self.num_classes = num_classes
+        self.min_value = min_value
+        self.min_peak = min_peak
+        self.min_size = min_size
+        self.max_hw_ratio = max_hw_ratio
+        self.max_wh_ratio = max_wh_ratio
+        self.min_score = min_score
+        self.nms_thresh = nms_thresh
+        self.cumulative = cumulative
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict:
+        keys = {key: value for key, value in cfg.MODEL.PSEUDO_LABELS.items() if key != "NAME"}
+        return {key.lower(): value for key, value in keys.items()}
+
+    @torch.no_grad()
+    def __call__(self, masks: torch.Tensor) -> list[Instances]:
+        """Label a batch.
+
+        Args:
+            masks: (B, R, H, W) floating point in [0, 1], the foreground masks m_k.
+
+        Returns:
+            B Instances of size (H, W) in descending score, on the device of the masks:
+            ``gt_boxes``, x0, y0, x1, y1 in pixels with exclusive x1, y1; ``scores`` float32 in
+            [0, 1]; ``components`` int64, the index k of the box's mask.
+
+        Raises:
+            ValueError: if the masks have another shape or are not floating point.
+        """
+        if masks.dim() != 4 or not masks.is_floating_point():
+            raise ValueError(
+                "pseudo labels need floating-point masks of shape (B, R, H, W), got "
+                f"{masks.dtype} of shape {tuple(masks.shape)}."
+            )
+        return self._label(masks.detach().float())
+
+    @abstractmethod
+    def _label(self, masks: torch.Tensor) -> list[Instances]:
+        """Label float32 masks (B, R, H, W)."""
+
+
+@PSEUDO_LABELS_REGISTRY.register()
+class BatchedMultiOtsu(PseudoLabels):
+    """All masks of a batch at once, on the device of the masks; the default.
+
+    The host waits only where the size of a result is needed (pixels, runs, components, kept
+    boxes) and after each of the few rounds that join runs, never per image, mask or box.
+    """
+
+    def _label(self, masks: torch.Tensor) -> list[Instances]:
+        num_images, num_masks, *size = masks.shape
+        flat = masks.flatten(0, 1)
+        rows = mask_rows(flat, self.min_value)
+        thresholds = multi_otsu_thresholds(rows, self.num_classes, self.num_bins)
+        thresholds = thresholds.masked_fill((rows.high < self.min_peak)[:, None], torch.inf)
+        rows = foreground_rows(rows, thresholds)
+        plane, boxes = class_component_boxes(
+            rows.index,
+            classify(rows, thresholds),
+            self.num_classes,
+            rows.shape,
+            self.cumulative,
+        )
+        kept = self._has_good_shape(boxes).nonzero().squeeze(1)
+        mask, boxes = plane.index_select(0, kept) % len(flat), boxes.index_select(0, kept)
+        scores = box_means(rows, mask, boxes).float()
+        kept = self._select(scores, mask // num_masks, boxes)
+        mask = mask.index_select(0, kept)
+        image = mask // num_masks
+        fields = (
+            boxes.index_select(0, kept).float(),
+            scores.index_select(0, kept),
+            mask - image * num_masks,
+        )
+        counts = torch.bincount(image, minlength=num_images).tolist()
+        images = zip(*(field.split(counts) for field in fields), strict=True)
+        return [_instances(size, *image) for image in images]
+
+    def _has_good_shape(self, boxes: torch.Tensor) -> torch.Tensor:
+        """(M,) bool for (M, 4) boxes."""
+        width, height = (boxes[:, 2:] - boxes[:, :2]).double().unbind(1)
+        good = torch.minimum(width, height) >= self.min_size
+        good &= (height <= self.max_hw_ratio * width) & (width <= self.max_wh_ratio * height)
+        return good
+
+    def _select(
+        self, scores: torch.Tensor, image: torch.Tensor, boxes: torch.Tensor
+    ) -> torch.Tensor:
+        """Indices of the boxes that remain, ordered by image and descending score."""
+        order = scores.argsort(descending=True, stable=True)
+        order = order.index_select(0, image.index_select(0, order).argsort(stable=True))
+        order = order[scores.index_select(0, order) >= self.min_score]
+        kept = grouped_nms(
+            boxes.index_select(0, order), image.index_select(0, order), self.nms_thresh
+        )
+        return order[kept]
+
+
+@PSEUDO_LABELS_REGISTRY.register()
+class SkimageMultiOtsu(PseudoLabels):
+    """The readable reference: scikit-image on the CPU, mask by mask, as the paper does."""
+
+    def _label(self, masks: torch.Tensor) -> list[Instances]:
+        device = masks.device
+        return [self._label_image(image).to(device) for image in masks.cpu().numpy()]
+
+    def _label_image(self, masks: np.ndarray) -> Instances:
+        """Label the masks (R, H, W) of one image."""
+        found = [
+            (class_, k, box, score)
+            for k, mask in enumerate(masks)
+            for class_, box, score in self._label_mask(np.where(mask < self.min_value, 0, mask))
+        ]
+        # Stable sorts: descending score, then class, then mask, then the first pixel.
+        found.sort(key=lambda entry: entry[0])
+        found.sort(key=lambda entry: -entry[3])
+        boxes = torch.tensor([entry[2] for entry in found], dtype=torch.float64).view(-1, 4)
+        scores = torch.tensor([entry[3] for entry in found], dtype=torch.float32)
+        components = torch.tensor([entry[1] for entry in found], dtype=torch.int64)
+        # Ranks instead of scores: nms then keeps this order, and ties are settled.
+        ranks = torch.arange(len(found), 0, -1, dtype=torch.float64)
+        kept = nms(boxes, ranks, self.nms_thresh)
+        return _instances(masks.shape[1:], boxes[kept].float(), scores[kept], components[kept])
+
+    def _label_mask(self, mask: np.ndarray) -> Iterator[tuple[int, tuple, float]]:
+        """Class, box and score of each component of one mask (H, W), by class and first pixel."""
+        if not np.isfinite(mask).all() or mask.max() < self.min_peak:
+            return
+        classes = np.digitize(mask, self._thresholds(mask))
+        for class_ in range(1, classes.max() + 1):
+            members = classes >= class_ if self.cumulative else classes == class_
+            for region in regionprops(label(members)):
+                y0, x0, y1, x1 = region.bbox
+                height, width = y1 - y0, x1 - x0
+                score = mask[y0:y1, x0:x1].mean(dtype=np.float64).astype(np.float32)
+                if (
+                    min(height, width) >= self.min_size
+                    and height <= self.max_hw_ratio * width
+                    and width <= self.max_wh_ratio * height
+                    and score >= self.min_score
+                ):
+                    yield class_, (x0, y0, x1, y1), score
+
+    def _thresholds(self, mask: np.ndarray) -> np.ndarray:
+        """At most C - 1 thresholds of one finite mask (H, W)."""
+        low, high = mask.min(), mask.max()
+        if high - low <= self.num_bins * RESOLUTION * high:  # constant but for rounding
+            return np.zeros(0, mask.dtype)
+        try:
+            return threshold_multiotsu(mask, self.num_classes, self.num_bins)
+        except ValueError:  # fewer occupied bins than classes
+            counts, centres = histogram(mask.reshape(-1), self.num_bins)
+            return centres[np.flatnonzero(counts)[:-1]]
+
+
+def _instances(
+    size: tuple[int, int], boxes: torch.Tensor, scores: torch.Tensor, components: torch.Tensor
+) -> Instances:
+    return Instances(tuple(size), gt_boxes=Boxes(boxes), scores=scores, components=components)

@@ -1,0 +1,98 @@
+"""The K - 1 regions of a batch of images, padded to one tensor, and the random ones of warm-up.
+
+Shape shorthand: B images, R = K - 1 regions, boxes as x0, y0, x1, y1 in image pixels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import configurable
+
+
+@dataclass
+class Regions:
+    """Regions in the order of stick-breaking: descending RPN score, missing ones last.
+
+    Attributes:
+        boxes: (B, R, 4) float; zeros where missing.
+        scores: (B, R) float, the RPN's probability of an object in [0, 1]; 0 where missing.
+        valid: (B, R) bool.
+    """
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    valid: torch.Tensor
+
+
+def random_boxes(
+    shape: tuple[int, int],
+    image_size: tuple[int, int],
+    min_side: float,
+    max_side: float,
+    device: torch.device,
+) -> torch.Tensor:
+    """(B, R, 4) boxes inside the image: sides uniform in [min_side, max_side) of the image's sides,
+    and a position uniform among those that fit."""
+    height, width = image_size
+    extent = torch.tensor([width, height], device=device, dtype=torch.float32)
+    draw = torch.rand(*shape, 2, 2, device=device)
+    side = (min_side + (max_side - min_side) * draw[..., 0, :]) * extent
+    corner = draw[..., 1, :] * (extent - side)
+    return torch.cat([corner, corner + side], dim=-1)
+
+
+class RegionWarmup:
+    """Random regions at the start of training (docs/recipe.md; not in the paper's equations).
+
+    The untrained RPN proposes the same few corner boxes for every image, and R-MONet then learns
+    those. In its Fig. 17 the paper says that "ROIs are random across the image" at first; this
+    makes it so. The RPN learns from the pseudo boxes all the while.
+    """
+
+    @configurable
+    def __init__(self, *, random_iters: int, end_iters: int, min_side: float, max_side: float):
+        """
+        Args:
+            random_iters: all regions are random before this iteration.
+            end_iters: from ``random_iters`` on each region is random with a probability that falls
+                linearly from 1 to 0 at this iteration.
+            min_side, max_side: sides of random regions as fractions of the image's sides.
+        """
+        self.random_iters = random_iters
+        self.end_iters = end_iters
+        self.min_side = min_side
+        self.max_side = max_side
+
+    @classmethod
+    def from_config(cls, cfg):
+        warmup = cfg.MODEL.REGION_WARMUP
+        return {
+            "random_iters": warmup.RANDOM_ITERS,
+            "end_iters": warmup.END_ITERS,
+            "min_side": warmup.MIN_SIDE,
+            "max_side": warmup.MAX_SIDE,
+        }
+
+    def probability(self, iteration: int) -> float:
+        """Probability that a region is random at this iteration, in [0, 1]."""
+        if iteration < self.random_iters:
+            return 1.0
+        if iteration >= self.end_iters:
+            return 0.0
+        return (self.end_iters - iteration) / (self.end_iters - self.random_iters)
+
+    def __call__(self, regions: Regions, image_size: tuple[int, int], iteration: int) -> Regions:
+        """Replace some of the regions by random ones; theirs is the score 1 of a sure region."""
+        probability = self.probability(iteration)
+        if probability == 0.0:
+            return regions
+        device = regions.boxes.device
+        drawn = torch.rand(regions.valid.shape, device=device) < probability
+        boxes = random_boxes(
+            tuple(regions.valid.shape), image_size, self.min_side, self.max_side, device
+        )
+        return Regions(
+            boxes=torch.where(drawn[..., None], boxes, regions.boxes),
+            scores=torch.where(drawn, 1.0, regions.scores),
+            valid=drawn | regions.valid,
+        )

@@ -1,0 +1,185 @@
+"""The component VAE shared by all MONets (Sec. 3.1, 3.3; Burgess et al. 2019).
+
+Shape shorthand:
+    B: images.  K: components.  D: latents a component.  H, W: image size.
+    x: (B, 3, H, W) in [0, 1].  log m_k: (B, K, H, W), -inf allowed.
+    z_k: (B, K, D).  x_k: (B, K, 3, H, W) in [0, 1].  mask logits: (B, K, H, W).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import configurable
+from torch import nn
+
+# log m_k is bounded below here: the encoder needs a finite input where a mask is 0.
+MIN_MASK = 1e-5
+
+
+@dataclass
+class VAEOutputs:
+    """Posterior and decoded components of a batch; shapes in the table on top."""
+
+    mu: torch.Tensor
+    log_var: torch.Tensor
+    x_k: torch.Tensor
+    mask_logits: torch.Tensor
+
+
+def log_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
+    """The paper's encoder input, x and log m_k: (B K, 4, H, W)."""
+    log_masks = log_masks.clamp(min=torch.tensor(MIN_MASK).log().item())[:, :, None]
+    x = x[:, None].expand(-1, log_masks.shape[1], -1, -1, -1)
+    return torch.cat([x, log_masks], dim=2).flatten(0, 1)
+
+
+def peak_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
+    """x, m^ x and m^, where m^ is m_k scaled to a peak of 1: (B K, 7, H, W).
+
+    A component with a faint mask still sees what it would explain; with m_k x alone it sees
+    nothing, cannot explain anything, and the mask goes to 0.
+    """
+    masks = log_masks.exp()
+    peak = masks.detach().amax(dim=(-2, -1), keepdim=True).clamp(min=MIN_MASK)
+    scaled = (masks / peak)[:, :, None]
+    x = x[:, None].expand(-1, scaled.shape[1], -1, -1, -1)
+    return torch.cat([x, scaled * x, scaled], dim=2).flatten(0, 1)
+
+
+ENCODER_INPUTS = {"log_mask": (log_mask_input, 4), "peak_mask": (peak_mask_input, 7)}
+
+
+class ComponentEncoder(nn.Module):
+    """Strided 3x3 convolutions and a hidden layer to the posterior of z_k."""
+
+    def __init__(self, in_channels, channels, hidden, latent_dim, image_size):
+        super().__init__()
+        layers = []
+        height, width = image_size
+        for out_channels in channels:
+            layers += [nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1), nn.ReLU()]
+            in_channels = out_channels
+            height, width = (height + 1) // 2, (width + 1) // 2
+        self.convs = nn.Sequential(*layers)
+        self.hidden = nn.Linear(in_channels * height * width, hidden)
+        self.posterior = nn.Linear(hidden, 2 * latent_dim)
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N, C, H, W) -> means and log variances, (N, D) each, float32."""
+        hidden = F.relu(self.hidden(self.convs(inputs).flatten(1)))
+        mu, log_var = self.posterior(hidden).float().chunk(2, dim=-1)
+        return mu, log_var.clamp(-20.0, 10.0)
+
+
+class SpatialBroadcastDecoder(nn.Module):
+    """z_k tiled over the image with x, y coordinates, then unpadded 3x3 convolutions.
+
+    (Watters et al. 2019.) The tiled latents are constant over the image, so the first convolution
+    reduces to a matrix product for them and to one map, shared by all, for the coordinates: the
+    result is the same, at a small part of the cost.
+    """
+
+    def __init__(self, latent_dim, channels, image_size, stride):
+        super().__init__()
+        self.stride = stride
+        self.size = (image_size[0] // stride, image_size[1] // stride)
+        self.latent_dim = latent_dim
+        self.first = nn.Conv2d(latent_dim + 2, channels[0], 3)
+        layers = []
+        for in_channels, out_channels in zip(channels, channels[1:], strict=False):
+            layers += [nn.Conv2d(in_channels, out_channels, 3), nn.ReLU()]
+        self.convs = nn.Sequential(*layers)
+        self.output = nn.Conv2d(channels[-1], 4, 1)
+        # Each unpadded 3x3 convolution takes a border of one pixel.
+        border = 2 * len(channels)
+        rows = torch.linspace(-1, 1, self.size[0] + border)
+        columns = torch.linspace(-1, 1, self.size[1] + border)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij")[::-1])
+        self.register_buffer("coordinates", grid[None], persistent=False)
+
+    def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """z (N, D) -> x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W)."""
+        weight_z, weight_xy = self.first.weight.split([self.latent_dim, 2], dim=1)
+        of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
+        of_xy = F.conv2d(self.coordinates, weight_xy)
+        y = F.relu(of_z[:, :, None, None] + of_xy)
+        y = self.output(self.convs(y.contiguous(memory_format=torch.channels_last))).float()
+        if self.stride > 1:
+            y = F.interpolate(y, scale_factor=self.stride, mode="bilinear", align_corners=False)
+        return y[:, :3].sigmoid(), y[:, 3:]
+
+
+class ComponentVAE(nn.Module):
+    """Encoder q(z_k | x, m_k) and decoder p(x_k, m_k | z_k), shared by all components."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        image_size: tuple[int, int],
+        latent_dim: int,
+        encoder_channels: list[int],
+        encoder_hidden: int,
+        encoder_input: str,
+        decoder_channels: list[int],
+        decoder_stride: int,
+    ):
+        """
+        Args:
+            image_size: (H, W).
+            latent_dim: D, "z dimension" of the tables.
+            encoder_channels, encoder_hidden: widths of the convolutions and the hidden layer.
+            encoder_input: "log_mask" (the paper) or "peak_mask".
+            decoder_channels: widths of the unpadded convolutions.
+            decoder_stride: the decoder works at 1 / stride of the resolution.
+
+        Raises:
+            ValueError: an unknown ``encoder_input``, or a stride that does not divide the image.
+        """
+        super().__init__()
+        if encoder_input not in ENCODER_INPUTS:
+            raise ValueError(
+                f'MODEL.VAE.ENCODER_INPUT is "{encoder_input}": use one of {list(ENCODER_INPUTS)}.'
+            )
+        if any(side % decoder_stride for side in image_size):
+            raise ValueError(
+                f"MODEL.VAE.DECODER_STRIDE = {decoder_stride} does not divide "
+                f"INPUT.IMAGE_SIZE = {list(image_size)}."
+            )
+        self.make_input, in_channels = ENCODER_INPUTS[encoder_input]
+        self.encoder = ComponentEncoder(
+            in_channels, encoder_channels, encoder_hidden, latent_dim, image_size
+        )
+        self.decoder = SpatialBroadcastDecoder(
+            latent_dim, decoder_channels, image_size, decoder_stride
+        )
+
+    @classmethod
+    def from_config(cls, cfg):
+        vae = cfg.MODEL.VAE
+        return {
+            "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
+            "latent_dim": vae.LATENT_DIM,
+            "encoder_channels": vae.ENCODER_CHANNELS,
+            "encoder_hidden": vae.ENCODER_HIDDEN,
+            "encoder_input": vae.ENCODER_INPUT,
+            "decoder_channels": vae.DECODER_CHANNELS,
+            "decoder_stride": vae.DECODER_STRIDE,
+        }
+
+    def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
+        """Encode and decode all components; z_k is sampled in training, the mean otherwise."""
+        batch, num_components = log_masks.shape[:2]
+        mu, log_var = self.encoder(self.make_input(x, log_masks))
+        z = mu
+        if self.training:
+            z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
+        x_k, mask_logits = self.decoder(z)
+        shape = (batch, num_components)
+        return VAEOutputs(
+            mu=mu.unflatten(0, shape),
+            log_var=log_var.unflatten(0, shape),
+            x_k=x_k.unflatten(0, shape),
+            mask_logits=mask_logits.squeeze(1).unflatten(0, shape),
+        )

@@ -1,0 +1,251 @@
+"""Connected components of many planes at once, their tight boxes and box means (Sec. 3.4).
+
+Shape shorthand:
+    N: masks.  H, W: size.  T: listed rows.  L: planes of one mask, one per foreground class.
+    S: runs.  M: components.
+
+Components are 8-connected, as ``skimage.measure.label``'s default. The unit of work is a run, a
+maximal row segment of pixels of one plane: there are far fewer runs than pixels. Runs are joined
+by hooking the larger root to the smaller one and shortening paths, so the number of rounds grows
+with the logarithm of the length of a component, and a round handles all planes together.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from rmonet_d2.ops.multi_otsu import MaskRows
+
+# Box pairs that are compared at once in NMS.
+_MAX_PAIRS = 1 << 22
+
+
+class Components(NamedTuple):
+    """M components, ordered by plane and, within a plane, by their first pixel in row order.
+
+    Attributes:
+        plane: (M,) int64.
+        boxes: (M, 4) int64, tight boxes x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
+    """
+
+    plane: torch.Tensor
+    boxes: torch.Tensor
+
+
+class _Runs(NamedTuple):
+    """S runs in row order: plane, row, first and last column, each (S,) int64."""
+
+    plane: torch.Tensor
+    row: torch.Tensor
+    first: torch.Tensor
+    last: torch.Tensor
+
+
+def connected_component_boxes(binary: torch.Tensor) -> Components:
+    """Components of (N, H, W) bool planes; ``plane`` is in [0, N)."""
+    index, classes = _all_rows(binary)
+    return class_component_boxes(index, classes, 2, tuple(binary.shape))
+
+
+def class_component_boxes(
+    index: torch.Tensor,
+    classes: torch.Tensor,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    cumulative: bool = False,
+) -> Components:
+    """Components of the pixels of each class c >= 1 of N masks.
+
+    Args:
+        index: (T,) int64, ascending, n * H + y: the listed rows. All other pixels are of class 0.
+        classes: (T, W) int8, the class of each pixel of these rows.
+        num_classes: C; classes are in [0, C).
+        shape: (N, H, W).
+        cumulative: components of the pixels of class c or a higher one.
+
+    Returns:
+        The components, with plane = (c - 1) * N + n.
+    """
+    runs = _find_runs(index, classes, num_classes, shape, cumulative)
+    root = _join_runs(runs, shape)
+    is_root = root == torch.arange(len(root), device=root.device)
+    head = is_root.nonzero().squeeze(1)
+    component = (is_root.cumsum(0) - 1).index_select(0, root)
+    # A component's first run holds its first pixel, and with it its top row.
+    top = runs.row.index_select(0, head)
+    left = runs.first.index_select(0, head).scatter_reduce_(0, component, runs.first, "amin")
+    right = torch.zeros_like(top).scatter_reduce_(0, component, runs.last, "amax")
+    bottom = torch.zeros_like(top).scatter_reduce_(0, component, runs.row, "amax")
+    boxes = torch.stack([left, top, right + 1, bottom + 1], dim=1)
+    return Components(runs.plane.index_select(0, head), boxes)
+
+
+def label_components(binary: torch.Tensor) -> torch.Tensor:
+    """Label (N, H, W) bool planes: (N, H, W) int64, 0 where not set, else 1, 2, ... per plane.
+
+    Numbered by each component's first pixel in row order, as ``skimage.measure.label`` does.
+    """
+    index, classes = _all_rows(binary)
+    runs = _find_runs(index, classes, 2, tuple(binary.shape), False)
+    root = _join_runs(runs, tuple(binary.shape))
+    is_root = root == torch.arange(len(root), device=root.device)
+    per_plane = torch.bincount(runs.plane[is_root], minlength=binary.shape[0])
+    before = (per_plane.cumsum(0) - per_plane)[runs.plane]
+    number = is_root.cumsum(0)[root] - before
+    labels = torch.zeros(binary.shape, dtype=torch.int64, device=binary.device)
+    labels[binary] = number.repeat_interleave(runs.last - runs.first + 1)
+    return labels
+
+
+def box_means(rows: MaskRows, mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+    """Mean of a mask over each box. One host synchronisation.
+
+    Args:
+        rows: N masks of size (H, W).
+        mask: (M,) int64, the mask of each box.
+        boxes: (M, 4) int64, x0, y0, x1, y1 inside the mask, not empty; each of its rows is listed.
+
+    Returns:
+        (M,) float64. All sums are exact if the values are in {0} or [2^-10, 1], so that the result
+        depends on nothing but the pixels in the box.
+    """
+    num_masks, height, width = rows.shape
+    sums = rows.values.double().cumsum_(1).flatten()
+    listed = torch.zeros(num_masks * height, dtype=torch.int64, device=boxes.device)
+    listed[rows.index] = torch.arange(len(rows.index), device=boxes.device)
+
+    x0, y0, x1, y1 = boxes.unbind(1)
+    heights = y1 - y0
+    # Rows of a component's box are all active, so they are neighbours in the list.
+    start = listed.index_select(0, mask * height + y0) * width
+    box = torch.arange(len(boxes), device=boxes.device).repeat_interleave(heights)
+    before = heights.cumsum(0) - heights
+    step = torch.arange(len(box), device=boxes.device) - before.index_select(0, box)
+    start = start.index_select(0, box) + step * width
+    left, right = x0.index_select(0, box), x1.index_select(0, box)
+    outside = sums.index_select(0, start + (left - 1).clamp_(min=0))
+    row_sums = sums.index_select(0, start + right - 1) - torch.where(left > 0, outside, 0.0)
+    total = torch.zeros(len(boxes), dtype=torch.float64, device=boxes.device)
+    return total.index_add_(0, box, row_sums) / (heights * (x1 - x0))
+
+
+def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Greedy non-maximum suppression in each group, all groups at once.
+
+    Args:
+        boxes: (M, 4) x0, y0, x1, y1, integers; earlier boxes go first.
+        group: (M,) int64, ascending: boxes of different groups do not meet.
+        threshold: a box goes if its IoU with a kept one before it, in float64, is above this.
+
+    Returns:
+        (M,) bool, True for the boxes that are kept. Two host synchronisations and one per round; a
+        round settles all boxes that wait for no other one, so few are needed.
+    """
+    if len(boxes) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=boxes.device)
+    new_group = torch.ones_like(group, dtype=torch.bool)
+    new_group[1:] = group[1:] != group[:-1]
+    row = new_group.cumsum(0) - 1
+    start = new_group.nonzero().squeeze(1)
+    place = torch.arange(len(boxes), device=boxes.device) - start.index_select(0, row)
+    size = int(place.amax()) + 1
+    # Missing boxes are empty, and meet none.
+    padded = boxes.new_zeros(len(start), size, 4, dtype=torch.float64)
+    padded[row, place] = boxes.double()
+    parts = padded.split(max(1, _MAX_PAIRS // size**2))
+    return torch.cat([_keep_greedily(part, threshold) for part in parts])[row, place]
+
+
+def _keep_greedily(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
+    """(G, n) bool for G groups of n boxes (G, n, 4), first ones first."""
+    corners = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    corners -= torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    shared = corners.clamp_(min=0).prod(3)
+    areas = (boxes[..., 2:] - boxes[..., :2]).prod(2)
+    union = areas[:, :, None] + areas[:, None] - shared
+    # [g, j, i]: box i comes before box j and would suppress it.
+    suppresses = (shared / union > threshold).tril_(-1)
+    keep = torch.ones_like(areas, dtype=torch.bool)
+    while True:
+        updated = ~(suppresses & keep[:, None]).any(2)
+        if torch.equal(updated, keep):
+            return keep
+        keep = updated
+
+
+def _all_rows(binary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    num_planes, height, width = binary.shape
+    index = torch.arange(num_planes * height, device=binary.device)
+    return index, binary.reshape(-1, width).to(torch.int8)
+
+
+def _find_runs(
+    index: torch.Tensor,
+    classes: torch.Tensor,
+    num_classes: int,
+    shape: tuple[int, int, int],
+    cumulative: bool,
+) -> _Runs:
+    """The runs of :func:`class_component_boxes`'s planes, ordered by plane, row and column."""
+    num_masks, height, width = shape
+    stride = width + 1
+    # Rows end with a 0, and one more 0 precedes the first: segments of equal class tile the list.
+    cells = classes.new_zeros(len(index) * stride + 1)
+    cells[1:].view(len(index), stride)[:, :width] = classes
+    bounds = (cells[1:] ^ cells[:-1]).bool().nonzero().squeeze(1)
+    class_ = cells[1:].index_select(0, bounds)
+
+    levels = torch.arange(1, num_classes, device=index.device, dtype=torch.int8)[:, None]
+    inside = class_ >= levels if cumulative else class_ == levels
+    changes = inside.clone()
+    changes[:, 1:] ^= inside[:, :-1]
+    # The last segment is of class 0, so each plane has as many ends as starts, alternating.
+    change = changes.flatten().nonzero().squeeze(1)
+    level = change[0::2] // max(len(bounds), 1)
+    start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
+    listed = start // stride
+    first = start - listed * stride
+    row = index.index_select(0, listed)
+    mask = row // height
+    return _Runs(level * num_masks + mask, row - mask * height, first, first + (end - start) - 1)
+
+
+def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
+    """(S,) int64: for each run the smallest index of a run of its component."""
+    _, height, width = shape
+    # One unused column and row: neighbours never reach into another row or plane.
+    stride = width + 1
+    row_start = (runs.plane * (height + 1) + runs.row) * stride
+    first, last = row_start + runs.first, row_start + runs.last
+    own = torch.arange(len(first), device=first.device)
+
+    # Positions one row up. For each run b, the first run that does not end before b: if it touches
+    # b, it is the first one to do so.
+    rank = torch.searchsorted(last, first - (stride + 1))
+    above = rank.clamp(max=len(first) - 1)
+    touches = first.index_select(0, above) <= last - (stride - 1)
+    root = _flatten(torch.where(touches, above, own))
+    # A run a that touches b, but not as the first one: b is then the last run of a lower rank, as
+    # the run after b starts to the right of a's start, or a is before it.
+    below = torch.bincount(rank + 1, minlength=len(first) + 2)[: len(first)].cumsum(0) - 1
+    below.clamp_(min=0)
+    touches = first <= last.index_select(0, below) - (stride - 1)
+    touches &= last >= first.index_select(0, below) - (stride + 1)
+    joins = (touches & (root != root.index_select(0, below))).nonzero().squeeze(1)
+    pair = torch.stack([joins, below.index_select(0, joins)]).flatten()
+    while True:
+        near, far = root.index_select(0, pair).view(2, -1)
+        if torch.equal(near, far):
+            return root
+        # Both are roots, as the trees are flat, so hooking one to the other cuts nothing off.
+        root.scatter_reduce_(0, torch.maximum(near, far), torch.minimum(near, far), "amin")
+        root = _flatten(root)
+
+
+def _flatten(parent: torch.Tensor) -> torch.Tensor:
+    """Point every node (S,) at the root of its tree."""
+    while True:
+        grandparent = parent.index_select(0, parent)
+        if torch.equal(grandparent, parent):
+            return grandparent
+        parent = grandparent

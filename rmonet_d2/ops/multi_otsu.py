@@ -1,0 +1,202 @@
+"""Multi-Otsu thresholds of a batch of masks (Sec. 3.4, App. B), equal to scikit-image's.
+
+Shape shorthand:
+    N: masks.  H, W: mask size, P = H W pixels.  T: active rows, listed over all masks.
+    C: classes.  D: bins of the histogram of one mask.
+
+``skimage.filters.threshold_multiotsu`` (Liao et al. 2001) is followed to the last bit, because
+masks with symmetric histograms tie and a tie decides a box: float32 histogram edges and moments,
+the same order of additions, and the first of several maxima. That includes two properties of
+scikit-image's table of between-class variances: bin 0 has level 1, as bin 1 has, and a class of
+bin 0 alone counts as 0.
+
+Training masks are exactly 0 outside their regions, so the work per pixel is done for the rows that
+are not all 0 (:class:`MaskRows`).
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+# A mask whose values differ by at most D times this, relative to its peak, is taken as constant: it
+# is rounding that would separate the edges of its bins.
+RESOLUTION = 2.0**-20
+# Elements of the largest temporary when all threshold combinations of many bins are compared.
+_MAX_ELEMENTS = 1 << 23
+
+
+class MaskRows(NamedTuple):
+    """The T active rows of N masks; all other rows are 0.
+
+    Attributes:
+        index: (T,) int64, ascending, mask * H + y.
+        mask: (T,) int64.
+        values: (T, W) float32.
+        low, high: (N,) float32, smallest and largest value of each mask; NaN if it has a NaN.
+        shape: (N, H, W).
+    """
+
+    index: torch.Tensor
+    mask: torch.Tensor
+    values: torch.Tensor
+    low: torch.Tensor
+    high: torch.Tensor
+    shape: tuple[int, int, int]
+
+
+def mask_rows(masks: torch.Tensor, min_value: float = 0.0) -> MaskRows:
+    """Set values of (N, H, W) masks below ``min_value`` to 0 and list the rows that are not all 0.
+
+    One host synchronisation.
+    """
+    num_masks, height, width = masks.shape
+    rows = masks.detach().float().reshape(num_masks * height, width)
+    peaks = rows.amax(1)
+    peaks = torch.where(peaks < min_value, 0.0, peaks)
+    index = peaks.nonzero().squeeze(1)
+    values = rows.index_select(0, index)
+    # What is greater than the number before min_value is at least min_value.
+    before = float(np.nextafter(np.float32(min_value), np.float32(-np.inf)))
+    F.threshold(values, before, 0.0, inplace=True)
+    low = torch.zeros_like(peaks).index_copy_(0, index, values.amin(1))
+    low, high = low.view(num_masks, height).amin(1), peaks.view(num_masks, height).amax(1)
+    return MaskRows(index, index // height, values, low, high, (num_masks, height, width))
+
+
+def multi_otsu_thresholds(
+    masks: MaskRows | torch.Tensor, num_classes: int, num_bins: int
+) -> torch.Tensor:
+    """Multi-Otsu thresholds of every mask.
+
+    Args:
+        masks: (N, H, W) float masks with values >= 0, or their :class:`MaskRows`.
+        num_classes: C >= 2.
+        num_bins: D >= 2, bins between the smallest and the largest value of a mask.
+
+    Returns:
+        (N, C - 1) float32, ascending: the centres of the bins after which a new class starts. A
+        mask with O < C occupied bins, for which scikit-image raises an error, gets O - 1
+        thresholds, after all of its occupied bins but the last (scikit-image's rule for O = C),
+        and the others are +inf: a mask of two values has two classes, a constant mask has one.
+        One class also have masks whose values differ by at most D 2^-20 of the peak, which is
+        rounding, and masks with a NaN or an infinity.
+
+    Raises:
+        ValueError: if num_classes or num_bins is less than 2.
+    """
+    if num_classes < 2 or num_bins < 2:
+        raise ValueError(
+            f"Multi-Otsu needs at least 2 classes and 2 bins, got {num_classes} and {num_bins}."
+        )
+    rows = masks if isinstance(masks, MaskRows) else mask_rows(masks)
+    edges = _histogram_edges(rows.low, rows.high, num_bins)
+    counts = _histograms(rows, edges)
+    occupied = counts > 0
+    num_occupied = occupied.sum(1, keepdim=True)
+
+    # Where there are at most C occupied bins: the j-th occupied bin ends class j.
+    order = torch.arange(num_classes - 1, device=counts.device)
+    rank = torch.where(occupied, occupied.cumsum(1) - 1, -1)
+    bins = (rank[:, None] == order[:, None]).int().argmax(2)
+    if num_bins > num_classes:
+        best = _best_bins(counts, num_classes)
+        bins = torch.where(num_occupied > num_classes, best, bins)
+    centres = (edges[:, :-1] + edges[:, 1:]) / 2
+    missing = (order >= num_occupied - 1) | ~_has_contrast(rows, num_bins)[:, None]
+    return centres.gather(1, bins).masked_fill(missing, torch.inf)
+
+
+def foreground_rows(rows: MaskRows, thresholds: torch.Tensor) -> MaskRows:
+    """The rows that reach the first of their mask's thresholds (N, C - 1); ``low`` and ``high``
+    stay those of the masks. One host synchronisation."""
+    kept = rows.values.amax(1) >= thresholds[:, 0].index_select(0, rows.mask)
+    kept = kept.nonzero().squeeze(1)
+    index, mask, values = (field.index_select(0, kept) for field in rows[:3])
+    return rows._replace(index=index, mask=mask, values=values)
+
+
+def classify(rows: MaskRows, thresholds: torch.Tensor) -> torch.Tensor:
+    """(T, W) int8 classes: the number of a mask's thresholds (N, C - 1) not above each value.
+
+    As ``numpy.digitize``; +inf thresholds are never reached.
+    """
+    thresholds = thresholds.t().contiguous().index_select(1, rows.mask).unsqueeze(2)
+    classes = _at_least(rows.values, thresholds[0]).to(torch.int8)
+    for threshold in thresholds[1:]:
+        classes += _at_least(rows.values, threshold).to(torch.int8)
+    return classes
+
+
+def _at_least(values: torch.Tensor, bound: torch.Tensor | float) -> torch.Tensor:
+    """values >= bound as 0.0 and 1.0: on a CPU six times as fast as with a bool result."""
+    return torch.ge(values, bound, out=torch.empty_like(values))
+
+
+def _has_contrast(rows: MaskRows, num_bins: int) -> torch.Tensor:
+    """(N,) bool: the mask is finite and has more than one value."""
+    extent = rows.high - rows.low
+    return (extent > num_bins * RESOLUTION * rows.high) & (extent < torch.inf)
+
+
+def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
+    """(N, D + 1) float32 bin edges; ``numpy.linspace`` in float32."""
+    step = (high - low) / num_bins
+    numbers = torch.arange(num_bins + 1, device=low.device, dtype=low.dtype)
+    edges = numbers * step[:, None] + low[:, None]
+    edges[:, -1] = high
+    return edges
+
+
+def _histograms(rows: MaskRows, edges: torch.Tensor) -> torch.Tensor:
+    """(N, D) int64 histograms of all P pixels; meaningless for masks without contrast."""
+    num_masks, height, width = rows.shape
+    inner = edges[:, 1:-1].t().contiguous().index_select(1, rows.mask).unsqueeze(2)
+    # Pixels at or above each edge. The rows that are not listed are 0: only above the first.
+    at_least = edges.new_zeros(edges.shape[1], num_masks)
+    at_least[0] = height * width
+    for edge, count in zip(inner, at_least[1:-1], strict=True):
+        count.index_add_(0, rows.mask, _at_least(rows.values, edge).sum(1))
+    return (at_least[:-1] - at_least[1:]).t().long()
+
+
+def _between_class_variances(counts: torch.Tensor) -> torch.Tensor:
+    """(N, D, D) float32: at [i, j] the term of a class of bins i..j, 0 where it is empty."""
+    num_bins = counts.shape[1]
+    prob = (counts.double() / counts.sum(1, keepdim=True)).float().unbind(1)
+    # One bin after the other: library cumulative sums differ in their order or precision.
+    zeroth, first = [prob[0]], [prob[0]]
+    for i in range(1, num_bins):
+        zeroth.append(zeroth[-1] + prob[i])
+        first.append(first[-1] + i * prob[i])
+    zero = torch.zeros_like(prob[0])
+    mass = torch.stack(zeroth, 1)[:, None] - torch.stack([zero, *zeroth[:-1]], 1)[:, :, None]
+    moment = torch.stack(first, 1)[:, None] - torch.stack([zero, *first[:-1]], 1)[:, :, None]
+    table = torch.where(mass > 0, moment * moment / mass, 0.0)
+    table[:, 0, 0] = 0.0
+    return table
+
+
+@lru_cache(maxsize=8)
+def _combinations(num_bins: int, num_thresholds: int, device: torch.device) -> torch.Tensor:
+    """All ascending choices of last bins of the lower classes, in lexicographic order."""
+    bins = torch.arange(num_bins - 1, device=device)
+    return torch.combinations(bins, num_thresholds).t().contiguous()
+
+
+def _best_bins(counts: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """(N, C - 1) last bins of the lower classes that maximise the between-class variance."""
+    num_bins = counts.shape[1]
+    ends = _combinations(num_bins, num_classes - 1, counts.device)
+    table = _between_class_variances(counts).flatten(1)
+    outer = [ends[0], (ends[-1] + 1) * num_bins + num_bins - 1]
+    inner = [(ends[i] + 1) * num_bins + ends[i + 1] for i in range(num_classes - 2)]
+    best = []
+    for rows in table.split(max(1, _MAX_ELEMENTS // ends.shape[1])):
+        variance = rows.index_select(1, outer[0]) + rows.index_select(1, outer[1])
+        for cells in inner:
+            variance += rows.index_select(1, cells)
+        best.append(variance.argmax(1))
+    return ends.index_select(1, torch.cat(best)).t()

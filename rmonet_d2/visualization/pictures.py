@@ -1,0 +1,225 @@
+"""Picture sheets of decomposed scenes, and overlays of found objects on a photograph.
+
+Shape shorthand: K components, the background last, H W the model's input size, N boxes.
+One sheet row is one scene: five large pictures, then K columns with m_k above and x_k below it.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from detectron2.structures import Instances
+
+from rmonet_d2.visualization.drawing import (
+    BACKGROUND_COLOUR,
+    FAINT_INK,
+    PAPER,
+    colour,
+    draw_boxes,
+    draw_text,
+    enlarge,
+    enlarge_labels,
+    outline,
+    tint_labels,
+    to_image,
+    to_numpy,
+)
+
+LARGE_SIDE = 256
+GAP = 6
+HEADER = 40
+TITLE = 24
+MARGIN = 12
+STRIPE = 6
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+
+def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
+    """Draw scenes below each other.
+
+    Columns: image; boxes, in the colour of the component that fills them most, with scores;
+    pseudo boxes, where a scene has them; segmentation, the component that wins each pixel, the
+    background grey; reconstruction; then for each k the mask m_k in grey above what the
+    component adds to the picture, m_k x_k on white. A stripe tells the component's colour.
+
+    Args:
+        scenes: dicts of tensors or arrays:
+            "image" (3, H, W) in [0, 1]; "masks" (K, H, W); "components" (K, 3, H, W);
+            "reconstruction" (3, H, W); and optionally "boxes" (N, 4) in input pixels,
+            "scores" (N,), "box_components" (N,) the k of each box, "pseudo_boxes" (M, 4),
+            "title". All scenes have the same K, H, W.
+        max_rows: scenes beyond this many are left out.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: no scenes.
+    """
+    scenes = list(scenes)[:max_rows]
+    if not scenes:
+        raise ValueError("a picture sheet needs at least one scene")
+    columns = _large_columns(scenes)
+    num_components = len(scenes[0]["masks"])
+    large, small = _cell_sizes(to_numpy(scenes[0]["image"]).shape[1:])
+    row_height = 2 * (small[0] + STRIPE) + GAP
+    has_titles = any(scene.get("title") for scene in scenes)
+    pitch = row_height + 2 * GAP + (TITLE if has_titles else 0)
+    width = 2 * MARGIN + len(columns) * (large[1] + GAP) + GAP
+    width += num_components * (small[1] + GAP) - GAP
+    sheet = np.full((2 * MARGIN + HEADER + len(scenes) * pitch, width, 3), PAPER, np.uint8)
+
+    _draw_header(sheet, columns, num_components, large, small)
+    for i, scene in enumerate(scenes):
+        top = MARGIN + HEADER + i * pitch
+        if has_titles:
+            title = scene.get("title") or ""
+            draw_text(sheet, MARGIN, top + TITLE / 2, title, 14, FAINT_INK, anchor="lm")
+            top += TITLE
+        _draw_row(sheet, top, scene, columns, large, small, row_height)
+    return sheet
+
+
+def _large_columns(scenes: list[dict]) -> list[tuple[str, object]]:
+    columns = [("image", _image), ("boxes", _boxes)]
+    if any(scene.get("pseudo_boxes") is not None for scene in scenes):
+        columns.append(("pseudo boxes", _pseudo_boxes))
+    return [*columns, ("segmentation", _segmentation), ("reconstruction", _reconstruction)]
+
+
+def _cell_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Large and small cells (H, W), whole multiples of the image where that fits."""
+    factor = LARGE_SIDE / max(size)
+    if factor >= 2:
+        factor = 2 * int(factor / 2)
+    large = tuple(max(2, 2 * round(side * factor / 2)) for side in size)
+    return large, (large[0] // 2, large[1] // 2)
+
+
+def _draw_header(sheet, columns, num_components, large, small) -> None:
+    y = MARGIN + HEADER / 2 - 2
+    x = MARGIN
+    for caption, _ in columns:
+        draw_text(sheet, x + large[1] / 2, y, caption, 17, bold=True)
+        x += large[1] + GAP
+    x += GAP
+    for k in range(num_components):
+        name = str(k + 1).translate(_SUBSCRIPTS)
+        label = f"m{name}" + (" (bg)" if k == num_components - 1 else "")
+        draw_text(sheet, x + small[1] / 2, y - 6, label, 15, bold=True)
+        below = f"below: m{name}x{name} on white"
+        draw_text(sheet, x + small[1] / 2, y + 11, below, 11, FAINT_INK)
+        x += small[1] + GAP
+
+
+def _draw_row(sheet, top, scene, columns, large, small, row_height) -> None:
+    x = MARGIN
+    offset = top + (row_height - large[0]) // 2
+    for _, picture in columns:
+        sheet[offset : offset + large[0], x : x + large[1]] = picture(scene, large)
+        x += large[1] + GAP
+    x += GAP
+    masks = to_numpy(scene["masks"])
+    components = to_numpy(scene["components"])
+    for k, (mask, component) in enumerate(zip(masks, components, strict=True)):
+        tint = BACKGROUND_COLOUR if k == len(masks) - 1 else colour(k)
+        cells = (to_image(mask[None]), to_image(mask[None] * component + 1.0 - mask[None]))
+        y = top
+        for cell in cells:
+            sheet[y : y + STRIPE - 2, x : x + small[1]] = tint
+            y += STRIPE
+            sheet[y : y + small[0], x : x + small[1]] = _framed(enlarge(cell, small))
+            y += small[0] + GAP
+        x += small[1] + GAP
+
+
+def _framed(cell: np.ndarray) -> np.ndarray:
+    """A thin grey frame, so that white cells end somewhere on white paper."""
+    cell = cell.copy()
+    cell[[0, -1]] = 210
+    cell[:, [0, -1]] = 210
+    return cell
+
+
+def _image(scene: dict, size: tuple[int, int]) -> np.ndarray:
+    return enlarge(to_image(scene["image"]), size)
+
+
+def _reconstruction(scene: dict, size: tuple[int, int]) -> np.ndarray:
+    return enlarge(to_image(scene["reconstruction"]), size)
+
+
+def _segmentation(scene: dict, size: tuple[int, int]) -> np.ndarray:
+    masks = to_numpy(scene["masks"])
+    winner = enlarge_labels(masks.argmax(axis=0), size)
+    winner[winner == len(masks) - 1] = -1
+    colours = np.stack([colour(k) for k in range(len(masks))])
+    return tint_labels(_image(scene, size), winner, colours)
+
+
+def _boxes(scene: dict, size: tuple[int, int]) -> np.ndarray:
+    picture = _image(scene, size)
+    if scene.get("boxes") is None or len(scene["boxes"]) == 0:
+        return picture
+    boxes = to_numpy(scene["boxes"])
+    owners = scene.get("box_components")
+    owners = _box_owners(boxes, to_numpy(scene["masks"])) if owners is None else to_numpy(owners)
+    labels = None
+    if scene.get("scores") is not None:
+        labels = [f"{score:.2f}" for score in to_numpy(scene["scores"])]
+    return draw_boxes(picture, boxes, [colour(int(k)) for k in owners], labels, _scale(scene, size))
+
+
+def _pseudo_boxes(scene: dict, size: tuple[int, int]) -> np.ndarray:
+    boxes = scene.get("pseudo_boxes")
+    picture = _image(scene, size)
+    if boxes is None or len(boxes) == 0:
+        return picture
+    boxes = to_numpy(boxes)
+    return draw_boxes(picture, boxes, [(255, 255, 255)] * len(boxes), None, _scale(scene, size))
+
+
+def _scale(scene: dict, size: tuple[int, int]) -> tuple[float, float]:
+    height, width = to_numpy(scene["image"]).shape[1:]
+    return size[1] / width, size[0] / height
+
+
+def _box_owners(boxes: np.ndarray, masks: np.ndarray) -> list[int]:
+    """The foreground component with the most mass in each box: (N, 4), (K, H, W) -> N indices."""
+    height, width = masks.shape[1:]
+    owners = []
+    for x0, y0, x1, y1 in boxes:
+        rows = slice(max(0, int(y0)), max(int(np.ceil(min(y1, height))), 1))
+        columns = slice(max(0, int(x0)), max(int(np.ceil(min(x1, width))), 1))
+        owners.append(int(masks[:-1, rows, columns].sum(axis=(1, 2)).argmax()))
+    return owners
+
+
+def overlay(image: np.ndarray, instances: Instances, min_side: int = 256) -> np.ndarray:
+    """Found objects on their image: coloured masks with outlines, boxes, scores.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        instances: of size (H, W), with "pred_boxes", "scores" and "pred_masks".
+        min_side: smaller images are enlarged by a whole factor to about this many pixels.
+
+    Returns:
+        (H', W', 3) uint8 RGB.
+    """
+    height, width = image.shape[:2]
+    factor = max(1, round(min_side / max(height, width)))
+    size = (height * factor, width * factor)
+    masks = to_numpy(instances.pred_masks).reshape(-1, height, width)
+    labels = np.full((height, width), -1, dtype=np.int64)
+    # In ascending score: the surest object is painted last.
+    for index in reversed(range(len(masks))):
+        labels[masks[index]] = index
+    labels = enlarge_labels(labels, size)
+    picture = enlarge(image, size).astype(np.float32)
+    fill = np.stack([colour(i) for i in range(max(len(masks), 1))]).astype(np.float32)
+    inside = labels >= 0
+    picture[inside] = 0.55 * picture[inside] + 0.45 * fill[labels[inside]]
+    picture[outline(labels, max(1, min(size) // 300))] = 255.0
+    boxes = to_numpy(instances.pred_boxes.tensor)
+    scores = [f"{score:.2f}" for score in to_numpy(instances.scores)]
+    colours = [colour(i) for i in range(len(boxes))]
+    return draw_boxes(picture.astype(np.uint8), boxes, colours, scores, (factor, factor))

@@ -1,0 +1,84 @@
+"""Test scenes, decomposed by a model, as the dicts that ``pictures.scene_sheet`` draws."""
+
+import json
+import os
+
+import torch
+from detectron2.config import CfgNode
+
+from rmonet_d2.data.mapper import UnlabelledMapper
+
+
+def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
+    """Image ids and foreground ARIs of the worst scenes, in ascending ARI.
+
+    Args:
+        per_image_file: ``decomposition_per_image.json`` of an evaluation.
+        number: how many.
+
+    Raises:
+        FileNotFoundError: no such file; says how to make it.
+    """
+    if not os.path.isfile(per_image_file):
+        raise FileNotFoundError(
+            f"{per_image_file} does not exist: evaluate the model first (tools/train_net.py "
+            "--eval-only), which writes it."
+        )
+    with open(per_image_file) as file:
+        rows = [row for row in json.load(file) if row["ari"] is not None]
+    rows.sort(key=lambda row: row["ari"])
+    return {row["image_id"]: row["ari"] for row in rows[:number]}
+
+
+def select_records(
+    records: list[dict], number: int, indices: list[int] | None = None, ids: dict | None = None
+) -> list[dict]:
+    """Records by their indices, else by image ids (in the order of ``ids``), else the first ones.
+
+    Raises:
+        ValueError: an index or image id that is not there.
+    """
+    if indices:
+        wrong = [i for i in indices if not 0 <= i < len(records)]
+        if wrong:
+            raise ValueError(f"--indices {wrong}: the data set has scenes 0 to {len(records) - 1}.")
+        return [records[i] for i in indices]
+    if ids is not None:
+        by_id = {record["image_id"]: record for record in records}
+        wrong = [i for i in ids if i not in by_id]
+        if wrong:
+            raise ValueError(f"image ids {wrong[:5]} are not in the data set: other test data?")
+        return [by_id[i] for i in ids]
+    return records[:number]
+
+
+@torch.no_grad()
+def decompose(
+    cfg: CfgNode, model: torch.nn.Module, records: list[dict], batch_size: int = 16
+) -> list[dict]:
+    """Run a model on data records: one dict an image for ``scene_sheet``."""
+    mapper = UnlabelledMapper(cfg, False)
+    model.eval()
+    scenes = []
+    for start in range(0, len(records), batch_size):
+        inputs = [mapper(record) for record in records[start : start + batch_size]]
+        scenes += [_scene(i, o, mapper) for i, o in zip(inputs, model(inputs), strict=True)]
+    return scenes
+
+
+def _scene(item: dict, output: dict, mapper: UnlabelledMapper) -> dict:
+    image = item["image"] if mapper.image_format == "RGB" else item["image"].flip(0)
+    instances = output["instances"]
+    height, width = image.shape[1:]
+    boxes = instances.pred_boxes.clone()
+    boxes.scale(width / instances.image_size[1], height / instances.image_size[0])
+    return {
+        "image": image.float() / 255.0,
+        "masks": output["masks"],
+        "components": output["components"],
+        "reconstruction": output["reconstruction"],
+        "boxes": boxes.tensor,
+        "scores": instances.scores,
+        "box_components": instances.components if instances.has("components") else None,
+        "title": f"image {item['image_id']}",
+    }

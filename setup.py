@@ -1,0 +1,42 @@
+"""Declares the package rmonet_d2. `make setup` installs the exact versions of requirements.lock.
+
+Detectron2 (0.6 or newer) is needed too, but is not in install_requires: the package index does not
+have it under its own name, so pip could never satisfy it. Install upstream's main branch, or run
+tools/install_detectron2.py.
+
+OpenCV, which Detectron2 and this package import, is an extra, as two packages provide it and
+only one should be installed: `rmonet_d2[opencv]` is opencv-python, `rmonet_d2[headless]` is
+opencv-python-headless for machines without a display's libraries (what the lock file has).
+"""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="rmonet_d2",
+    version="0.1.0",
+    description="R-MONet: unsupervised object discovery with regions, on Detectron2",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["rmonet_d2", "rmonet_d2.*"]),
+    python_requires=">=3.10",  # tested: 3.10, 3.11, 3.12
+    install_requires=[
+        "torch>=2.3",  # tested: 2.11.0 (the fixed Detectron2 0.6 needs torch.amp.GradScaler, 2.3)
+        "torchvision>=0.18",  # tested: 0.26.0; each torchvision works with one torch only
+        "numpy>=1.24",  # tested: 2.2, 2.4
+        "scikit-image>=0.22",  # tested: 0.25, 0.26
+        "pillow>=9.1",  # tested: 12, 13
+        "pycocotools>=2.0.7",
+        "matplotlib>=3.7",
+        "fvcore>=0.1.5.post20221221,<0.1.6",
+        "iopath>=0.1.9",
+        "pyyaml>=5.1",
+        "tensorboard>=2.12",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "opencv": ["opencv-python>=4.8"],
+        "headless": ["opencv-python-headless>=4.8"],
+        "test": ["pytest>=7.4", "scikit-learn>=1.3"],
+        "lint": ["ruff>=0.6"],
+    },
+)

@@ -1,0 +1,79 @@
+"""Shared by all tests: one seed, two threads, small configs and models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rmonet_d2.data import register_multi_dsprites
+from rmonet_d2.engine import load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = ROOT / "datasets" / "prepare_multi_dsprites.py"
+
+# A model small enough for many forward passes, with every part of the real one.
+SMALL = [
+    "MODEL.DEVICE", "cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 16,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+    "MODEL.FPN.OUT_CHANNELS", 16,
+    "MODEL.ROI_MASK_HEAD.CONV_DIM", 8,
+    "MODEL.ROI_MASK_HEAD.MLP_DIM", 16,
+    "MODEL.VAE.ENCODER_CHANNELS", [8, 8, 8, 8],
+    "MODEL.VAE.ENCODER_HIDDEN", 16,
+    "MODEL.VAE.DECODER_CHANNELS", [8, 8],
+    "MODEL.VAE.DECODER_STRIDE", 2,
+    "VIS_PERIOD", 0,
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+    torch.set_num_threads(2)
+
+
+@pytest.fixture
+def small_cfg():
+    """(KEY, VALUE, ...) -> config of the small model with these overrides."""
+
+    def make(*opts):
+        return load_config("", [*SMALL, *opts])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def program():
+    """The path of prepare_multi_dsprites.py."""
+    return PROGRAM
+
+
+@pytest.fixture(scope="session")
+def prepare():
+    """Runs prepare_multi_dsprites.py: prepare(output, *arguments) -> CompletedProcess."""
+
+    def run(output, *arguments):
+        command = [sys.executable, str(PROGRAM), "--output", str(output), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sprites_root(tmp_path_factory, prepare):
+    """A folder of data sets with 120 training and 40 test scenes; not to be changed."""
+    root = tmp_path_factory.mktemp("datasets")
+    done = prepare(root, "--num-train", 120, "--num-test", 40, "--workers", 1)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.fixture
+def registered(sprites_root):
+    """The data sets of ``sprites_root`` under their usual names, for one test."""
+    register_multi_dsprites(sprites_root)
+    yield sprites_root / "multi_dsprites"
+    register_multi_dsprites()

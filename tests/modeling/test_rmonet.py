@@ -1,0 +1,197 @@
+"""The meta-architecture: losses, gradients, the output contract, and its limits."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+
+LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask", "loss_rpn_cls", "loss_rpn_loc"}
+# Every region random, so that all parts have something to do from the first step.
+RANDOM_REGIONS = (
+    "MODEL.REGION_WARMUP.RANDOM_ITERS", 100, "MODEL.REGION_WARMUP.END_ITERS", 100,
+)  # fmt: skip
+
+
+def batch(size=3, **fields):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (size, 3, 64, 64), generator=generator, dtype=torch.uint8)
+    return [{"image": x, "height": 64, "width": 64, **fields} for x in image]
+
+
+def train_losses(model, inputs, iteration=0, seed=0):
+    torch.manual_seed(seed)
+    model.train()
+    with EventStorage(iteration):
+        return model(inputs)
+
+
+def test_every_parameter_gets_a_gradient(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    losses = train_losses(model, batch())
+    assert set(losses) == LOSSES
+    sum(losses.values()).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_same_seed_same_losses(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    model.train()
+    first, second = train_losses(model, batch()), train_losses(model, batch())
+    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
+
+
+def test_training_never_reads_ground_truth(small_cfg):
+    """Garbage where ground truth would be changes no loss by a bit."""
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.full((3, 4), float("nan")))
+    clean = train_losses(model, batch())
+    poisoned = train_losses(model, batch(instances=instances, annotations="garbage", sem_seg=None))
+    assert {k: v.item() for k, v in clean.items()} == {k: v.item() for k, v in poisoned.items()}
+
+
+@pytest.mark.parametrize("box_source", ["proposal", "mask"])
+@pytest.mark.parametrize("num_components", [2, 6])
+def test_output_contract(small_cfg, box_source, num_components):
+    cfg = small_cfg(
+        "MODEL.RMONET.BOX_SOURCE", box_source,
+        "MODEL.RMONET.NUM_COMPONENTS", num_components,
+        "MODEL.RPN.SCORE_THRESH_TEST", 0.0,
+        "MODEL.ROI_MASK_HEAD.INIT_LOGIT", 1.0,
+    )  # fmt: skip
+    model = build_model(cfg).eval()
+    inputs = batch()
+    inputs[1].update(height=100, width=150)
+    with torch.no_grad():
+        outputs = model(inputs)
+    assert len(outputs) == 3
+    for item, output in zip(inputs, outputs, strict=True):
+        size = (item["height"], item["width"])
+        found = output["instances"]
+        assert found.image_size == size and len(found) > 0
+        assert found.pred_masks.shape == (len(found), *size)
+        assert found.pred_masks.dtype == torch.bool and found.pred_masks.flatten(1).any(1).all()
+        assert (found.pred_masks.sum(dim=0) <= 1).all()
+        assert (found.pred_classes == 0).all()
+        assert (found.scores.diff() <= 0).all() and (found.scores <= 1).all()
+        chosen = found.proposal_boxes if box_source == "proposal" else found.mask_boxes
+        assert torch.equal(found.pred_boxes.tensor, chosen.tensor)
+        assert output["masks"].shape == (num_components, 64, 64)
+        assert (output["masks"].sum(dim=0) - 1).abs().max() < 1e-5
+        assert output["components"].shape == (num_components, 3, 64, 64)
+        assert output["reconstruction"].shape == (3, 64, 64)
+        assert 0 <= output["reconstruction"].min() and output["reconstruction"].max() <= 1
+        assert output["latents"].shape == (num_components, 16)
+
+
+def test_no_region_is_all_background(small_cfg):
+    model = build_model(small_cfg("MODEL.RPN.SCORE_THRESH_TEST", 1.1)).eval()
+    with torch.no_grad():
+        outputs = model(batch())
+    assert all(len(output["instances"]) == 0 for output in outputs)
+    assert all((output["masks"][-1] == 1).all() for output in outputs)
+
+
+def test_evaluation_is_deterministic_and_independent_of_the_batch(small_cfg):
+    model = build_model(small_cfg("MODEL.RPN.SCORE_THRESH_TEST", 0.0)).eval()
+    with torch.no_grad():
+        together = model(batch())
+        alone = [model([item])[0] for item in batch()]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one["masks"], other["masks"], atol=1e-5, rtol=1e-4)
+
+
+def test_vae_first_leaves_the_rest_alone(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS, "MODEL.RMONET.VAE_FIRST_ITERS", 5))
+    losses = train_losses(model, batch(), iteration=4)
+    assert set(losses) == {"loss_nll", "loss_kl_z", "loss_kl_mask"}
+    sum(losses.values()).backward()
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("vae."), name
+    assert set(train_losses(model, batch(), iteration=5)) == LOSSES
+
+
+def test_weights_of_eq_3_multiply_their_terms(small_cfg):
+    keys = {"loss_kl_z": "BETA", "loss_kl_mask": "GAMMA", "loss_rpn_cls": "DELTA",
+            "loss_rpn_loc": "LAMBDA"}  # fmt: skip
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    opts = [x for key in keys.values() for x in (f"MODEL.RMONET.{key}", 3.0)]
+    weighted = build_model(small_cfg(*RANDOM_REGIONS, *opts))
+    weighted.load_state_dict(model.state_dict())
+    plain, tripled = train_losses(model, batch()), train_losses(weighted, batch())
+    for name, key in keys.items():
+        factor = 3.0 / (0.5 if key in ("BETA", "GAMMA") else 1.0)
+        torch.testing.assert_close(tripled[name], factor * plain[name])
+    torch.testing.assert_close(tripled["loss_nll"], plain["loss_nll"])
+
+
+def test_loss_unit_is_a_sum_or_a_mean_over_pixels(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    per_pixel = build_model(small_cfg(*RANDOM_REGIONS, "MODEL.RMONET.LOSS_UNIT", "pixel"))
+    per_pixel.load_state_dict(model.state_dict())
+    whole, pixel = train_losses(model, batch()), train_losses(per_pixel, batch())
+    for name in ("loss_nll", "loss_kl_z", "loss_kl_mask"):
+        torch.testing.assert_close(whole[name], pixel[name] * 64 * 64)
+    torch.testing.assert_close(whole["loss_rpn_cls"], pixel["loss_rpn_cls"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.RMONET.LIKELIHOOD", "printed"),
+        ("MODEL.RMONET.MASK_NORMALIZATION", "softmax"),
+        ("MODEL.RMONET.MIXTURE_OVER", "channel"),
+        ("MODEL.VAE.ENCODER_INPUT", "peak_mask"),
+        ("MODEL.PSEUDO_LABELS.NAME", "SkimageMultiOtsu"),
+        ("MODEL.PSEUDO_LABELS.CUMULATIVE", True),
+        ("MODEL.ROI_MASK_HEAD.NORM", "GN"),
+    ],
+)
+def test_options_train(small_cfg, key, value):
+    extra = ("MODEL.ROI_MASK_HEAD.CONV_DIM", 32) if value == "GN" else ()
+    model = build_model(small_cfg(*RANDOM_REGIONS, key, value, *extra))
+    losses = train_losses(model, batch())
+    assert set(losses) == LOSSES
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "MODEL.RMONET.LIKELIHOOD",
+        "MODEL.RMONET.MASK_NORMALIZATION",
+        "MODEL.RMONET.MIXTURE_OVER",
+        "MODEL.RMONET.LOSS_UNIT",
+        "MODEL.RMONET.BOX_SOURCE",
+        "MODEL.RPN.REG_NORMALIZER",
+    ],
+)
+def test_bad_values_name_the_key(small_cfg, key):
+    with pytest.raises(ValueError, match=key):
+        build_model(small_cfg(key, "nonsense"))
+
+
+def test_another_image_size_names_the_file(small_cfg):
+    model = build_model(small_cfg()).eval()
+    inputs = [{"image": torch.zeros(3, 96, 64, dtype=torch.uint8), "file_name": "scene.png"}]
+    with pytest.raises(ValueError, match=r"scene\.png.*INPUT\.IMAGE_SIZE"):
+        model(inputs)
+
+
+def test_bfloat16_keeps_the_likelihood_in_float32(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS)).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = train_losses(model, batch())
+    plain = train_losses(model, batch())
+    for name, loss in losses.items():
+        assert loss.dtype == torch.float32
+        torch.testing.assert_close(loss, plain[name], rtol=0.05, atol=0.05)
+
+
+def test_other_image_sizes(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS, "INPUT.IMAGE_SIZE", [64, 96]))
+    inputs = [{"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)} for _ in range(2)]
+    losses = train_losses(model, inputs)
+    assert all(torch.isfinite(loss) for loss in losses.values())

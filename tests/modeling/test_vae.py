@@ -1,0 +1,92 @@
+"""The component VAE: the fast first layer, its inputs, and what the decoder covers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from rmonet_d2.modeling.vae import (
+    ComponentVAE,
+    SpatialBroadcastDecoder,
+    log_mask_input,
+    peak_mask_input,
+)
+
+
+def plain_decoder(decoder: SpatialBroadcastDecoder, z):
+    """Watters et al. 2019 as they write it: tile, append coordinates, convolve."""
+    height, width = decoder.coordinates.shape[-2:]
+    tiled = z[:, :, None, None].expand(-1, -1, height, width)
+    y = torch.cat([tiled, decoder.coordinates.expand(len(z), -1, -1, -1)], dim=1)
+    y = decoder.output(decoder.convs(F.relu(decoder.first(y))))
+    if decoder.stride > 1:
+        y = F.interpolate(y, scale_factor=decoder.stride, mode="bilinear", align_corners=False)
+    return y[:, :3].sigmoid(), y[:, 3:]
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("channels", [[8], [8, 8], [32, 32, 32, 32]])
+def test_decoder_equals_tiling(stride, channels):
+    decoder = SpatialBroadcastDecoder(16, channels, (64, 32), stride)
+    z = torch.randn(5, 16)
+    with torch.no_grad():
+        for ours, plain in zip(decoder(z), plain_decoder(decoder, z), strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
+    assert decoder(z)[0].shape == (5, 3, 64, 32)
+    assert decoder(z)[1].shape == (5, 1, 64, 32)
+
+
+def test_coordinates_are_x_then_y_in_minus_one_to_one():
+    grid = SpatialBroadcastDecoder(4, [8], (4, 6), 1).coordinates[0]
+    assert grid.shape == (2, 6, 8)
+    torch.testing.assert_close(grid[0, 0], torch.linspace(-1, 1, 8))
+    torch.testing.assert_close(grid[1, :, 0], torch.linspace(-1, 1, 6))
+
+
+def masks_with_zeros():
+    masks = torch.rand(2, 3, 8, 8)
+    masks[0, 1] = 0
+    masks[:, 2] *= 0.01
+    return masks / masks.sum(dim=1, keepdim=True)
+
+
+def test_log_mask_input_is_finite_and_bounded():
+    x, masks = torch.rand(2, 3, 8, 8), masks_with_zeros()
+    inputs = log_mask_input(x, masks.log())
+    assert inputs.shape == (6, 4, 8, 8)
+    torch.testing.assert_close(inputs[4, :3], x[1])
+    torch.testing.assert_close(inputs[:, 3], masks.clamp(min=1e-5).log().flatten(0, 1))
+
+
+def test_peak_mask_input_scales_each_mask_to_one():
+    x, masks = torch.rand(2, 3, 8, 8), masks_with_zeros()
+    inputs = peak_mask_input(x, masks.log())
+    assert inputs.shape == (6, 7, 8, 8) and torch.isfinite(inputs).all()
+    peaks = inputs[:, 6].amax(dim=(1, 2))
+    torch.testing.assert_close(peaks, torch.tensor([1.0, 0, 1, 1, 1, 1]))
+    torch.testing.assert_close(inputs[:, 3:6], inputs[:, :3] * inputs[:, 6:])
+
+
+def test_samples_in_training_and_not_in_evaluation(small_cfg):
+    vae = ComponentVAE(small_cfg())
+    x, log_masks = torch.rand(2, 3, 64, 64), torch.randn(2, 6, 64, 64).log_softmax(dim=1)
+    first, second = vae(x, log_masks), vae(x, log_masks)
+    torch.testing.assert_close(first.mu, second.mu)
+    assert not torch.allclose(first.x_k, second.x_k)
+    vae.eval()
+    torch.testing.assert_close(vae(x, log_masks).x_k, vae(x, log_masks).x_k)
+    out = vae(x, log_masks)
+    assert out.mu.shape == out.log_var.shape == (2, 6, 16)
+    assert out.x_k.shape == (2, 6, 3, 64, 64) and out.mask_logits.shape == (2, 6, 64, 64)
+    assert out.x_k.min() >= 0 and out.x_k.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("opts", "key"),
+    [
+        (("MODEL.VAE.ENCODER_INPUT", "masked"), "MODEL.VAE.ENCODER_INPUT"),
+        (("MODEL.VAE.DECODER_STRIDE", 3), "MODEL.VAE.DECODER_STRIDE"),
+    ],
+)
+def test_bad_values_name_the_key(small_cfg, opts, key):
+    with pytest.raises(ValueError, match=key):
+        ComponentVAE(small_cfg(*opts))

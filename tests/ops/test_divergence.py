@@ -1,0 +1,44 @@
+"""The KL terms of Eq. 3 against torch.distributions, and their zeros."""
+
+import torch
+from torch.distributions import Categorical, Normal, kl_divergence
+
+from rmonet_d2.ops.divergence import latent_kl, mask_kl
+
+
+def test_latent_kl_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    mu = torch.randn(3, 4, 16, generator=generator)
+    log_var = torch.randn(3, 4, 16, generator=generator)
+    expected = kl_divergence(Normal(mu, (0.5 * log_var).exp()), Normal(0.0, 1.0)).sum(dim=(1, 2))
+    torch.testing.assert_close(latent_kl(mu, log_var), expected)
+
+
+def test_latent_kl_of_the_prior_is_zero():
+    assert latent_kl(torch.zeros(2, 3, 4), torch.zeros(2, 3, 4)).abs().max() == 0
+
+
+def test_mask_kl_is_torchs():
+    generator = torch.Generator().manual_seed(1)
+    log_masks = torch.randn(2, 5, 4, 6, generator=generator).log_softmax(dim=1)
+    logits = torch.randn(2, 5, 4, 6, generator=generator)
+    ours = Categorical(logits=log_masks.movedim(1, -1))
+    decoded = Categorical(logits=logits.movedim(1, -1))
+    expected = kl_divergence(ours, decoded).sum(dim=(1, 2))
+    torch.testing.assert_close(mask_kl(log_masks, logits), expected)
+
+
+def test_mask_kl_of_equal_masks_is_zero_and_never_negative():
+    generator = torch.Generator().manual_seed(2)
+    logits = 3 * torch.randn(2, 5, 4, 6, generator=generator)
+    assert mask_kl(logits.log_softmax(dim=1), logits).abs().max() < 1e-4
+    assert (mask_kl(logits.log_softmax(dim=1), logits.roll(1, dims=1)) > 0).all()
+
+
+def test_mask_kl_with_masks_of_zero():
+    logits = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    log_masks = torch.tensor([-torch.inf, -torch.inf, 0.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    loss = mask_kl(log_masks, logits)
+    torch.testing.assert_close(loss, -logits.log_softmax(dim=1)[:, 2].flatten(1).sum(1))
+    loss.sum().backward()
+    assert torch.isfinite(logits.grad).all()

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+import torch
+from scene_fakes import square_scene, to_output
+
+from rmonet_d2.visualization import drawing
+from rmonet_d2.visualization.pictures import overlay, scene_sheet
+
+BOXES = [(4, 4, 24, 24), (30, 30, 50, 60)]
+
+
+def a_scene(size=(64, 64), boxes=BOXES, **extra):
+    image, masks = square_scene(boxes, size)
+    output = to_output(image, masks)
+    scene = {key: output[key] for key in ("masks", "components", "reconstruction")}
+    scene["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy()) / 255.0
+    scene["boxes"] = output["instances"].pred_boxes.tensor
+    scene["scores"] = output["instances"].scores
+    return {**scene, **extra}
+
+
+def count_colour(picture, colour):
+    return int((picture == np.asarray(colour)).all(axis=-1).sum())
+
+
+def test_sheet_has_a_row_for_each_scene():
+    one, three = scene_sheet([a_scene()]), scene_sheet([a_scene()] * 3)
+    assert one.dtype == np.uint8
+    assert one.shape[1:] == three.shape[1:] and one.shape[2] == 3
+    assert scene_sheet([a_scene()] * 9, max_rows=3).shape == three.shape
+    pitch = (three.shape[0] - one.shape[0]) / 2
+    assert pitch >= 256
+    assert scene_sheet([a_scene(title="first")]).shape[0] > one.shape[0]
+
+
+def test_sheet_shows_images_and_objects_in_their_colours():
+    sheet = scene_sheet([a_scene(boxes=BOXES[:1])])
+    background = count_colour(sheet, (90, 90, 90))
+    assert background > 256 * 256
+    # The object is 20 x 20 of 64 x 64 pixels: enlarged 4 times in the image and the
+    # reconstruction, twice in x_1; the box covers some of it in "boxes".
+    in_sheet = count_colour(sheet, (220, 40, 40))
+    assert 2 * 80 * 80 + 40 * 40 <= in_sheet < 3 * 80 * 80 + 2 * 40 * 40
+    assert count_colour(sheet, drawing.colour(0)) > 0
+
+
+def test_pseudo_boxes_get_a_column_where_a_scene_has_them():
+    plain = scene_sheet([a_scene()])
+    empty = scene_sheet([a_scene(pseudo_boxes=torch.zeros(0, 4))])
+    full = scene_sheet([a_scene(pseudo_boxes=torch.tensor([[4.0, 4.0, 24.0, 24.0]])), a_scene()])
+    assert plain.shape[1] < empty.shape[1] == full.shape[1]
+
+
+def test_scenes_without_boxes_and_with_odd_sizes():
+    without = a_scene(size=(96, 160), boxes=[], scores=None)
+    without["boxes"] = None
+    large = a_scene(size=(512, 300), boxes=BOXES)
+    assert scene_sheet([without]).ndim == scene_sheet([large]).ndim == 3
+
+
+def test_values_outside_the_range_are_clipped():
+    scene = a_scene()
+    scene["reconstruction"] = torch.full((3, 64, 64), float("nan"))
+    scene["components"] = scene["components"] * 5.0 - 2.0
+    assert scene_sheet([scene]).dtype == np.uint8
+
+
+def test_no_scenes_is_an_error():
+    with pytest.raises(ValueError, match="at least one"):
+        scene_sheet([])
+
+
+def test_boxes_take_the_colour_of_the_component_that_fills_them():
+    scene = a_scene()
+    scene["boxes"] = scene["boxes"].flip(0)
+    given = scene_sheet([{**scene, "box_components": torch.tensor([1, 0])}])
+    np.testing.assert_array_equal(scene_sheet([scene]), given)
+    other = scene_sheet([{**scene, "box_components": torch.tensor([0, 1])}])
+    assert (other != given).any()
+
+
+def test_overlay_is_enlarged_and_coloured_inside_the_objects():
+    image, masks = square_scene(BOXES)
+    picture = overlay(image, to_output(image, masks)["instances"])
+    assert picture.shape == (256, 256, 3)
+    np.testing.assert_array_equal(picture[4 * 55, 4 * 5], image[55, 5])
+    assert (picture[4 * 45, 4 * 40] != image[45, 40]).any()
+
+
+def test_overlay_without_objects_is_the_image():
+    image, masks = square_scene([], size=(300, 400))
+    picture = overlay(image, to_output(image, masks)["instances"])
+    np.testing.assert_array_equal(picture, image)
+
+
+def test_draw_boxes_marks_the_border_only():
+    image = np.full((200, 200, 3), 128, np.uint8)
+    picture = drawing.draw_boxes(image, np.array([[10.0, 20.0, 90.0, 80.0]]), [(255, 0, 0)])
+    assert (image == 128).all()
+    assert (picture[50, 50] == 128).all()
+    ys, xs = np.nonzero((picture == (255, 0, 0)).all(axis=2))
+    assert (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1) == (10, 20, 90, 80)
+
+
+def test_outline_is_the_border_between_labels():
+    labels = np.zeros((6, 6), int)
+    labels[2:4, 2:4] = 1
+    border = drawing.outline(labels)
+    assert border.sum() == 7 and not border[0].any() and not border[3, 3]
+
+
+def test_palette_has_no_two_alike():
+    distance = np.abs(drawing.PALETTE[:, None].astype(int) - drawing.PALETTE[None]).sum(axis=2)
+    assert distance[~np.eye(len(distance), dtype=bool)].min() > 60
+
+
+def test_to_image_takes_floats_bytes_and_half_precision():
+    half = torch.tensor([[[0.0, 0.5, 1.0]]], dtype=torch.bfloat16)
+    assert drawing.to_image(half)[0, :, 0].tolist() == [0, 128, 255]
+    assert drawing.to_image(np.full((3, 2, 2), 7, np.uint8)).tolist()[0][0] == [7, 7, 7]

@@ -1,0 +1,58 @@
+#!/usr/bin/env python
+"""Train and evaluate scene decomposition models, with the flags of Detectron2's train_net.py.
+
+tools/train_net.py --config-file configs/quick_rmonet_unet.yaml [--resume] [KEY VALUE ...]
+tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+"""
+
+import json
+import os
+import signal
+import sys
+
+from detectron2.engine import default_argument_parser, launch
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+
+import rmonet_d2  # noqa: F401 (registers models and data sets)
+from rmonet_d2.checkpoint import CheckpointError, SceneCheckpointer
+from rmonet_d2.engine import ConfigError, Trainer, setup
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        model = Trainer.build_model(cfg)
+        SceneCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            with PathManager.open(os.path.join(cfg.OUTPUT_DIR, "eval_results.json"), "w") as file:
+                json.dump(results, file, indent=1)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def _interrupt(signum, frame):
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except (ConfigError, CheckpointError, FileNotFoundError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
