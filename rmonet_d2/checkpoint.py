@@ -45,6 +45,11 @@ class SceneCheckpointer(DetectionCheckpointer):
     too) or torchvision's ImageNet ResNet18 file, which goes into the backbone.
     """
 
+    def load(self, path, *args, **kwargs):
+        if path and "://" not in path and not self.path_manager.isfile(path):
+            raise FileNotFoundError(f"MODEL.WEIGHTS: checkpoint {path} does not exist.")
+        return super().load(path, *args, **kwargs)
+
     def _load_file(self, filename):
         try:
             loaded = super()._load_file(filename)

@@ -10,13 +10,16 @@ import difflib
 import logging
 import math
 import os
+import signal
+import threading
 import time
 import weakref
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.engine import DefaultTrainer, SimpleTrainer, default_setup
+from detectron2.data import DatasetCatalog
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer, default_setup
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
 from detectron2.utils.events import (
@@ -29,7 +32,7 @@ from detectron2.utils.logger import setup_logger
 
 from rmonet_d2.checkpoint import SceneCheckpointer
 from rmonet_d2.config import add_rmonet_config
-from rmonet_d2.data.catalog import unlabelled_dicts
+from rmonet_d2.data.catalog import require_dataset, unlabelled_dicts
 from rmonet_d2.data.loader import build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
 from rmonet_d2.evaluation import build_evaluator
@@ -99,14 +102,30 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError('SOLVER.AMP.DTYPE "float16" needs a GPU: use "bfloat16" on the CPU.')
 
 
+def check_datasets(names: tuple[str, ...]) -> None:
+    """Find a data set that is unknown or not there before hours are spent.
+
+    Raises:
+        ConfigError: a name that is not registered.
+        FileNotFoundError: files that are not there; names the command that makes them.
+    """
+    for name in names:
+        known = DatasetCatalog.list()
+        if name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f' Did you mean "{nearest[0]}"?' if nearest else ""
+            raise ConfigError(f'DATASETS: no data set "{name}" is registered.{hint}')
+        require_dataset(name)
+
+
 def setup(args) -> CfgNode:
     """Config of a program with Detectron2's ``default_argument_parser`` flags, frozen."""
     cfg = load_config(args.config_file, args.opts)
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
+    check_datasets(cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
     if not args.eval_only:
-        # Also finds a missing data set before anything is built.
         epochs_to_iterations(cfg, len(unlabelled_dicts(cfg.DATASETS.TRAIN)))
     cfg.freeze()
     default_setup(cfg, args)
@@ -174,6 +193,45 @@ class SceneTrainer(SimpleTrainer):
         self.grad_scaler.load_state_dict(state_dict.get("grad_scaler", {}))
 
 
+class SaveOnSignal(HookBase):
+    """Ctrl-C and SIGTERM end training after the iteration at work, with a checkpoint.
+
+    ``--resume`` then goes on with the next iteration. A second signal ends at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.received = None
+        self._handlers = {}
+
+    def _receive(self, number, frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def before_train(self):
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in self.SIGNALS
+            }
+
+    def after_step(self):
+        if self.received is None:
+            return
+        iteration = self.trainer.iter
+        if comm.is_main_process():
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        logging.getLogger(__name__).warning(
+            f"{self.received} after iteration {iteration}: saved; go on with --resume."
+        )
+        raise KeyboardInterrupt
+
+    def after_train(self):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+
 class _TrainStream:
     """Training batches, read from ``start_iter`` on: the workers start at the first batch."""
 
@@ -207,19 +265,20 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self):
-        """Train from ``start_iter``; an interrupt (Ctrl-C, SIGTERM) saves a checkpoint first."""
+        """Train from ``start_iter`` to the end; see :class:`SaveOnSignal` for interrupts."""
         self.train_stream.start_iter = self.start_iter
-        try:
-            return super().train()
-        except KeyboardInterrupt:
-            if comm.is_main_process() and self.iter > self.start_iter:
-                # The iteration that was cut short has not changed the weights.
-                self.iter -= 1
-                self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
-                logging.getLogger(__name__).warning(
-                    f"interrupted: saved iteration {self.iter}; go on with --resume."
-                )
-            raise
+        return super().train()
+
+    def build_hooks(self):
+        return [*super().build_hooks(), SaveOnSignal()]
+
+    # Detectron2 0.6 forgets the optimiser in its checkpoints (later versions keep it).
+    def state_dict(self):
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
 
     @classmethod
     def build_train_loader(cls, cfg):

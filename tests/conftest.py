@@ -2,31 +2,15 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from small_model import ROOT, SMALL
 
 from rmonet_d2.data import register_multi_dsprites
 from rmonet_d2.engine import load_config
 
-ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "datasets" / "prepare_multi_dsprites.py"
-
-# A model small enough for many forward passes, with every part of the real one.
-SMALL = [
-    "MODEL.DEVICE", "cpu",
-    "MODEL.RESNETS.STEM_OUT_CHANNELS", 16,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-    "MODEL.FPN.OUT_CHANNELS", 16,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM", 8,
-    "MODEL.ROI_MASK_HEAD.MLP_DIM", 16,
-    "MODEL.VAE.ENCODER_CHANNELS", [8, 8, 8, 8],
-    "MODEL.VAE.ENCODER_HIDDEN", 16,
-    "MODEL.VAE.DECODER_CHANNELS", [8, 8],
-    "MODEL.VAE.DECODER_STRIDE", 2,
-    "VIS_PERIOD", 0,
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

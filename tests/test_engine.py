@@ -1,6 +1,8 @@
 """Configs, the trainer, and its faults: each is one clear error and loses nothing."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -84,19 +86,22 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(make_trainer):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
-def test_interrupt_saves_a_checkpoint_that_goes_on(make_trainer):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_a_checkpoint_that_goes_on(make_trainer, number):
     whole, record = make_trainer("whole")
     whole.train()
     first, _ = make_trainer("parts", "SOLVER.CHECKPOINT_PERIOD", 100)
+    before = signal.getsignal(number)
 
-    class Interrupt(HookBase):
+    class Signal(HookBase):
         def before_step(self):
-            if self.trainer.iter == 4:
-                raise KeyboardInterrupt
+            if self.trainer.iter == 3:
+                os.kill(os.getpid(), number)
 
-    first.register_hooks([Interrupt()])
+    first.register_hooks([Signal()])
     with pytest.raises(KeyboardInterrupt):
         first.train()
+    assert signal.getsignal(number) is before
     resumed, later = make_trainer("parts", resume=True)
     assert resumed.start_iter == 4
     resumed.train()

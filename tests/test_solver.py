@@ -63,7 +63,7 @@ def test_a_restart_needs_a_positive_interval():
 def test_epochs_become_iterations():
     cfg = load_config(
         "",
-        ["SOLVER.IMS_PER_BATCH", 64, "SOLVER.WARMUP_EPOCHS", 5, "SOLVER.RESTART_EPOCHS", 50,
+        ["SOLVER.IMS_PER_BATCH", 64, "SOLVER.WARMUP_EPOCHS", 5.0, "SOLVER.RESTART_EPOCHS", 50.0,
          "SOLVER.MAX_EPOCHS", 0.0, "SOLVER.MAX_ITER", 1234],
     )  # fmt: skip
     epochs_to_iterations(cfg, 60000)

@@ -7,7 +7,6 @@ tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_
 
 import json
 import os
-import signal
 import sys
 
 from detectron2.engine import default_argument_parser, launch
@@ -16,7 +15,21 @@ from detectron2.utils.file_io import PathManager
 
 import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.checkpoint import CheckpointError, SceneCheckpointer
+from rmonet_d2.data.coco import MalformedAnnotationsError
+from rmonet_d2.data.mapper import UnreadableImageError
+from rmonet_d2.data.packed import PackedImageError
 from rmonet_d2.engine import ConfigError, Trainer, setup
+
+# Faults that the user can mend: their message is enough, a traceback would hide it.
+USER_ERRORS = (
+    CheckpointError,
+    ConfigError,
+    FileNotFoundError,
+    FloatingPointError,
+    MalformedAnnotationsError,
+    PackedImageError,
+    UnreadableImageError,
+)
 
 
 def main(args):
@@ -36,13 +49,8 @@ def main(args):
     return trainer.train()
 
 
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
-
-
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         launch(
             main,
@@ -52,7 +60,7 @@ if __name__ == "__main__":
             dist_url=args.dist_url,
             args=(args,),
         )
-    except (ConfigError, CheckpointError, FileNotFoundError, FloatingPointError) as error:
+    except USER_ERRORS as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -40,13 +40,16 @@ class _MaskedStage(nn.Module):
 
     relu(conv3x3([up(y), ternary * lateral(skip)])), where the convolution of the concatenation is
     the sum of one for each half. The lateral 1x1 has no bias and so commutes with the mask: it runs
-    once an image, not once a region.
+    once an image, not once a region. A level of fewer channels than the one below reduces y first,
+    before it is enlarged.
     """
 
-    def __init__(self, skip_channels: int, channels: int, norm: str):
+    def __init__(self, in_channels: int, skip_channels: int, channels: int, norm: str):
         super().__init__()
         self.lateral = nn.Conv2d(skip_channels, channels, 1, bias=False)
         nn.init.kaiming_normal_(self.lateral.weight, mode="fan_out")
+        same = in_channels == channels
+        self.reduce = nn.Identity() if same else _conv(in_channels, channels, kernel_size=1)
         self.conv = _conv(2 * channels, channels)
         self.norm = get_norm(norm, channels) or nn.Identity()
 
@@ -57,7 +60,7 @@ class _MaskedStage(nn.Module):
         channels = skip.shape[1]
         masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
         masked = masked.contiguous(memory_format=torch.channels_last)
-        y = _upsample(y, skip.shape[-2:])
+        y = _upsample(self.reduce(y), skip.shape[-2:])
         if y.shape[0] == batch:
             weight_y, weight_skip = self.conv.weight.split(channels, dim=1)
             shared = F.conv2d(y, weight_y, self.conv.bias, padding=1)
@@ -74,8 +77,11 @@ class UNetMaskHead(nn.Module):
 
     conv5, after the FPN, goes through an MLP that compresses it; then up, level by level, with a
     skip connection at each: conv4 as it is, conv3 to conv1 with ROI masking. Everything before
-    the first masked level is the same for all regions of an image and runs once an image. From
-    stride 2 to full resolution the last convolution predicts 2x2 pixels a cell (pixel shuffle).
+    the first masked level is the same for all regions of an image and runs once an image. The last
+    convolution predicts at full resolution.
+
+    The masked features may begin with "image", the input itself at full resolution, which the paper
+    does not have: edges are then sharp from early on (docs/recipe.md).
     """
 
     @configurable
@@ -96,7 +102,8 @@ class UNetMaskHead(nn.Module):
         Args:
             input_shape: of the backbone's features.
             image_size: (H, W) the MLP is built for.
-            masked_features: skips with ROI masking, from fine to coarse (conv1, conv2, conv3).
+            masked_features: skips with ROI masking, from fine to coarse (conv1, conv2, conv3), and
+                before them optionally "image".
             global_features: maps without, from fine to coarse; the last goes through the MLP.
             channels: C.
             mlp_dim: hidden width of the MLP.
@@ -107,6 +114,7 @@ class UNetMaskHead(nn.Module):
         super().__init__()
         self.masked_features = list(masked_features)
         self.global_features = list(global_features)
+        input_shape = {"image": ShapeSpec(channels=3, stride=1), **input_shape}
         self.strides = {name: input_shape[name].stride for name in masked_features}
         self.expand_ratio = expand_ratio
 
@@ -125,17 +133,16 @@ class UNetMaskHead(nn.Module):
                 for name in self.global_features[:-1]
             }
         )
-        self.masked_stages = nn.ModuleDict(
-            {
-                name: _MaskedStage(input_shape[name].channels, channels, norm)
-                for name in self.masked_features
-            }
-        )
-        self.shuffle = self.strides[self.masked_features[0]]
-        self.predictor = nn.Conv2d(channels, self.shuffle**2, 3, padding=1)
-        # Equal for all pixels of a cell, or the masks start (and stay for long) as a chequerboard.
-        weight = torch.empty_like(self.predictor.weight[:1]).normal_(std=0.01)
-        self.predictor.weight.data.copy_(weight.expand_as(self.predictor.weight))
+        self.masked_stages = nn.ModuleDict()
+        for name in reversed(self.masked_features):
+            # Full resolution costs most and needs least: a quarter of the channels.
+            width = max(channels // 4, 1) if self.strides[name] == 1 else channels
+            self.masked_stages[name] = _MaskedStage(
+                channels, input_shape[name].channels, width, norm
+            )
+        self.image_size = image_size
+        self.predictor = nn.Conv2d(width, 1, 3, padding=1)
+        nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.constant_(self.predictor.bias, init_logit)
 
     @classmethod
@@ -167,8 +174,8 @@ class UNetMaskHead(nn.Module):
                 self.expand_ratio,
             )
             y = self.masked_stages[name](y, skip, ternary)
-        logits = F.pixel_shuffle(self.predictor(y), self.shuffle)
-        return logits.view(batch, num_regions, *logits.shape[-2:])
+        logits = self.predictor(_upsample(y, self.image_size))
+        return logits.view(batch, num_regions, *self.image_size)
 
     def _global_context(self, features):
         top = features[self.global_features[-1]]

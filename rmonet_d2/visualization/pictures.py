@@ -1,7 +1,7 @@
 """Picture sheets of decomposed scenes, and overlays of found objects on a photograph.
 
 Shape shorthand: K components, the background last, H W the model's input size, N boxes.
-One sheet row is one scene: five large pictures, then K columns with m_k above and x_k below it.
+One sheet row is one scene: large pictures, then K columns of m_k, x_k and m_k x_k.
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,8 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
 
     Columns: image; boxes, in the colour of the component that fills them most, with scores;
     pseudo boxes, where a scene has them; segmentation, the component that wins each pixel, the
-    background grey; reconstruction; then for each k the mask m_k in grey above what the
-    component adds to the picture, m_k x_k on white. A stripe tells the component's colour.
+    background grey; reconstruction; then for each k, from above: the mask m_k in grey, the
+    component x_k, and what it adds to the picture, m_k x_k on white. A stripe tells its colour.
 
     Args:
         scenes: dicts of tensors or arrays:
@@ -61,7 +61,7 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
     columns = _large_columns(scenes)
     num_components = len(scenes[0]["masks"])
     large, small = _cell_sizes(to_numpy(scenes[0]["image"]).shape[1:])
-    row_height = 2 * (small[0] + STRIPE) + GAP
+    row_height = STRIPE + 3 * small[0] + 2 * GAP
     has_titles = any(scene.get("title") for scene in scenes)
     pitch = row_height + 2 * GAP + (TITLE if has_titles else 0)
     width = 2 * MARGIN + len(columns) * (large[1] + GAP) + GAP
@@ -92,7 +92,7 @@ def _cell_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]
     if factor >= 2:
         factor = 2 * int(factor / 2)
     large = tuple(max(2, 2 * round(side * factor / 2)) for side in size)
-    return large, (large[0] // 2, large[1] // 2)
+    return large, (large[0] // 3, large[1] // 3)
 
 
 def _draw_header(sheet, columns, num_components, large, small) -> None:
@@ -106,7 +106,7 @@ def _draw_header(sheet, columns, num_components, large, small) -> None:
         name = str(k + 1).translate(_SUBSCRIPTS)
         label = f"m{name}" + (" (bg)" if k == num_components - 1 else "")
         draw_text(sheet, x + small[1] / 2, y - 6, label, 15, bold=True)
-        below = f"below: m{name}x{name} on white"
+        below = f"m{name}, x{name}, m{name}x{name}"
         draw_text(sheet, x + small[1] / 2, y + 11, below, 11, FAINT_INK)
         x += small[1] + GAP
 
@@ -122,11 +122,10 @@ def _draw_row(sheet, top, scene, columns, large, small, row_height) -> None:
     components = to_numpy(scene["components"])
     for k, (mask, component) in enumerate(zip(masks, components, strict=True)):
         tint = BACKGROUND_COLOUR if k == len(masks) - 1 else colour(k)
-        cells = (to_image(mask[None]), to_image(mask[None] * component + 1.0 - mask[None]))
-        y = top
-        for cell in cells:
-            sheet[y : y + STRIPE - 2, x : x + small[1]] = tint
-            y += STRIPE
+        masked = mask[None] * component + 1.0 - mask[None]
+        sheet[top : top + STRIPE - 2, x : x + small[1]] = tint
+        y = top + STRIPE
+        for cell in (to_image(mask[None]), to_image(component), to_image(masked)):
             sheet[y : y + small[0], x : x + small[1]] = _framed(enlarge(cell, small))
             y += small[0] + GAP
         x += small[1] + GAP

@@ -36,19 +36,15 @@ def plain_head(head: UNetMaskHead, features, regions: Regions):
             y = head.mlp(top.flatten(1)).view(1, -1, *top.shape[-2:])
             y = F.interpolate(y, scale_factor=2)
             y = F.relu(head.global_stages["res4"](torch.cat([y, maps["res4"]], dim=1)))
-            for name in ("res3", "res2", "stem"):
+            for name in reversed(head.masked_features):
                 stage = head.masked_stages[name]
                 size = tuple(maps[name].shape[-2:])
                 ternary = ternary_masks(box, valid, size, head.strides[name], head.expand_ratio)
                 skip = stage.lateral(maps[name] * ternary)
-                y = torch.cat([F.interpolate(y, scale_factor=2), skip], dim=1)
+                y = torch.cat([F.interpolate(stage.reduce(y), scale_factor=2), skip], dim=1)
                 y = F.relu(stage.norm(stage.conv(y)))
-            cell = head.predictor(y)[0]
-            full = torch.zeros(SIZE)
-            for i in range(2):
-                for j in range(2):
-                    full[i::2, j::2] = cell[2 * i + j]
-            logits.append(full)
+            y = F.interpolate(y, size=SIZE)
+            logits.append(head.predictor(y)[0, 0])
     return torch.stack(logits).view(*regions.valid.shape, *SIZE)
 
 
@@ -59,18 +55,23 @@ def head_and_features(small_cfg):
         backbone = build_backbone(cfg)
         head = UNetMaskHead(cfg, backbone.output_shape())
         torch.nn.init.normal_(head.predictor.weight, std=0.5)
+        image = torch.rand(2, 3, *SIZE)
         with torch.no_grad():
-            return head, backbone(torch.rand(2, 3, *SIZE))
+            return head, {"image": image, **backbone(image)}
 
     return make
 
 
-@pytest.mark.parametrize("norm", ["", "GN4"])
-def test_sharing_changes_nothing(head_and_features, norm):
-    head, features = head_and_features()
+WITH_IMAGE = ("MODEL.ROI_MASK_HEAD.MASKED_FEATURES", ["image", "stem", "res2", "res3"])
+
+
+@pytest.mark.parametrize("opts", [(), WITH_IMAGE])
+@pytest.mark.parametrize("norm", ["", "GN"])
+def test_sharing_changes_nothing(head_and_features, norm, opts):
+    head, features = head_and_features(*opts)
     if norm:
         for stage in head.masked_stages.values():
-            stage.norm = torch.nn.GroupNorm(4, 8)
+            stage.norm = torch.nn.GroupNorm(2, stage.conv.out_channels)
     regions = make_regions()
     with torch.no_grad():
         ours, plain = head(features, regions), plain_head(head, features, regions)
@@ -78,7 +79,7 @@ def test_sharing_changes_nothing(head_and_features, norm):
 
 
 def test_gradients_of_sharing_are_the_same(head_and_features):
-    head, features = head_and_features()
+    head, features = head_and_features(*WITH_IMAGE)
     regions = make_regions()
     weight = torch.rand(*regions.valid.shape, *SIZE)
     gradients = []
@@ -92,10 +93,10 @@ def test_gradients_of_sharing_are_the_same(head_and_features):
 
 def test_a_region_sees_nothing_of_the_fine_maps_outside_itself(head_and_features):
     """conv1 to conv3 outside the enlarged region do not matter; conv4 and conv5 do (Sec. 3.2)."""
-    head, features = head_and_features()
+    head, features = head_and_features(*WITH_IMAGE)
     regions = make_regions(batch=2, count=1, missing=False)
     changed = dict(features)
-    for name in ("stem", "res2", "res3"):
+    for name in ("image", "stem", "res2", "res3"):
         feature = features[name].clone()
         outside = (
             ternary_masks(

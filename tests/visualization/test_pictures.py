@@ -38,9 +38,11 @@ def test_sheet_shows_images_and_objects_in_their_colours():
     background = count_colour(sheet, (90, 90, 90))
     assert background > 256 * 256
     # The object is 20 x 20 of 64 x 64 pixels: enlarged 4 times in the image and the
-    # reconstruction, twice in x_1; the box covers some of it in "boxes".
+    # reconstruction; the box covers some of it in "boxes"; x_1 is all of its colour, in a cell of
+    # 85 x 85 with a frame; m_1 x_1 shows it at 85 / 64, with a soft edge.
     in_sheet = count_colour(sheet, (220, 40, 40))
-    assert 2 * 80 * 80 + 40 * 40 <= in_sheet < 3 * 80 * 80 + 2 * 40 * 40
+    inner = 83 * 83 + 24 * 24
+    assert 2 * 80 * 80 + inner <= in_sheet < 3 * 80 * 80 + inner + 10 * 27
     assert count_colour(sheet, drawing.colour(0)) > 0
 
 

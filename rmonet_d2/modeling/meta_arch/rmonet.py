@@ -225,7 +225,8 @@ class RMONet(nn.Module):
         Returns:
             (Regions, raw RPN outputs, log masks (B, K, H, W))
         """
-        features = self.backbone((x * 255.0 - self.pixel_mean) / self.pixel_std)
+        image = (x * 255.0 - self.pixel_mean) / self.pixel_std
+        features = {"image": image, **self.backbone(image)}
         regions, rpn_outputs = self.proposal_generator(features, self.image_size)
         if iteration is not None:
             regions = self.region_warmup(regions, self.image_size, iteration)
