@@ -82,7 +82,8 @@ class RegionWarmup:
         return (self.end_iters - iteration) / (self.end_iters - self.random_iters)
 
     def __call__(self, regions: Regions, image_size: tuple[int, int], iteration: int) -> Regions:
-        """Replace some of the regions by random ones; theirs is the score 1 of a sure region."""
+        """Replace some of the regions by random ones, which take their places in the order: the
+        regions that stay keep their turn in stick-breaking. A random region has the score 1."""
         probability = self.probability(iteration)
         if probability == 0.0:
             return regions

@@ -127,6 +127,22 @@ def test_weights_of_eq_3_multiply_their_terms(small_cfg):
     torch.testing.assert_close(tripled["loss_nll"], plain["loss_nll"])
 
 
+def test_mask_kl_with_given_targets_has_the_same_value_and_another_gradient(small_cfg):
+    model = build_model(small_cfg(*RANDOM_REGIONS))
+    given = build_model(small_cfg(*RANDOM_REGIONS, "MODEL.RMONET.MASK_KL_TRAINS", "vae"))
+    given.load_state_dict(model.state_dict())
+    both, vae = train_losses(model, batch()), train_losses(given, batch())
+    assert both["loss_kl_mask"].item() == vae["loss_kl_mask"].item()
+    both["loss_kl_mask"].backward()
+    vae["loss_kl_mask"].backward()
+    name = "vae.decoder.output.weight"
+    gradients = [dict(m.named_parameters())[name].grad for m in (model, given)]
+    torch.testing.assert_close(*gradients)
+    name = "roi_heads.mask_head.predictor.weight"
+    gradients = [dict(m.named_parameters())[name].grad for m in (model, given)]
+    assert not torch.allclose(*gradients)
+
+
 def test_loss_unit_is_a_sum_or_a_mean_over_pixels(small_cfg):
     model = build_model(small_cfg(*RANDOM_REGIONS))
     per_pixel = build_model(small_cfg(*RANDOM_REGIONS, "MODEL.RMONET.LOSS_UNIT", "pixel"))
@@ -143,6 +159,7 @@ def test_loss_unit_is_a_sum_or_a_mean_over_pixels(small_cfg):
         ("MODEL.RMONET.LIKELIHOOD", "printed"),
         ("MODEL.RMONET.MASK_NORMALIZATION", "softmax"),
         ("MODEL.RMONET.MIXTURE_OVER", "channel"),
+        ("MODEL.RMONET.MASK_KL_TRAINS", "vae"),
         ("MODEL.VAE.ENCODER_INPUT", "peak_mask"),
         ("MODEL.PSEUDO_LABELS.NAME", "SkimageMultiOtsu"),
         ("MODEL.PSEUDO_LABELS.CUMULATIVE", True),
@@ -165,6 +182,7 @@ def test_options_train(small_cfg, key, value):
         "MODEL.RMONET.MIXTURE_OVER",
         "MODEL.RMONET.LOSS_UNIT",
         "MODEL.RMONET.BOX_SOURCE",
+        "MODEL.RMONET.MASK_KL_TRAINS",
         "MODEL.RPN.REG_NORMALIZER",
     ],
 )

@@ -62,6 +62,7 @@ class RMONet(nn.Module):
         likelihood: str,
         mixture_over: str,
         mask_normalization: str,
+        mask_kl_trains: str,
         vae_first_iters: int,
         box_source: str,
         min_mask_pixels: int,
@@ -82,7 +83,7 @@ class RMONet(nn.Module):
             sigma_fg, sigma_bg: scales of Eq. 2.
             loss_weights: {loss name: weight}: beta, gamma, delta and lambda of Eq. 3.
             loss_unit: "image" or "pixel", see the config.
-            likelihood, mixture_over, mask_normalization: see the config.
+            likelihood, mixture_over, mask_normalization, mask_kl_trains: see the config.
             vae_first_iters: iterations in which only the VAE learns.
             box_source: "proposal" or "mask".
             min_mask_pixels: smallest object in pixels.
@@ -104,6 +105,10 @@ class RMONet(nn.Module):
             raise ValueError(
                 f'MODEL.RMONET.MIXTURE_OVER is "{mixture_over}": use "pixel" or "channel".'
             )
+        if mask_kl_trains not in ("both", "vae"):
+            raise ValueError(
+                f'MODEL.RMONET.MASK_KL_TRAINS is "{mask_kl_trains}": use "both" or "vae".'
+            )
         if box_source not in BOX_SOURCES:
             raise ValueError(f'MODEL.RMONET.BOX_SOURCE is "{box_source}": use one of {BOX_SOURCES}')
         self.backbone = backbone
@@ -120,6 +125,7 @@ class RMONet(nn.Module):
         self.normalize_masks = _choose(
             MASK_NORMALIZATIONS, "MODEL.RMONET.MASK_NORMALIZATION", mask_normalization
         )
+        self.mask_kl_trains = mask_kl_trains
         self.vae_first_iters = vae_first_iters
         self.box_source = box_source
         self.min_mask_pixels = min_mask_pixels
@@ -159,6 +165,7 @@ class RMONet(nn.Module):
             "likelihood": rmonet.LIKELIHOOD,
             "mixture_over": rmonet.MIXTURE_OVER,
             "mask_normalization": rmonet.MASK_NORMALIZATION,
+            "mask_kl_trains": rmonet.MASK_KL_TRAINS,
             "vae_first_iters": rmonet.VAE_FIRST_ITERS,
             "box_source": rmonet.BOX_SOURCE,
             "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
@@ -238,10 +245,11 @@ class RMONet(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The first three terms of Eq. 3, mean over the images, without beta and gamma."""
         nll = self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
+        target = log_masks.detach() if self.mask_kl_trains == "vae" else log_masks
         return {
             "loss_nll": nll.mean() * self.loss_scale,
             "loss_kl_z": latent_kl(decoded.mu, decoded.log_var).mean() * self.loss_scale,
-            "loss_kl_mask": mask_kl(log_masks, decoded.mask_logits).mean() * self.loss_scale,
+            "loss_kl_mask": mask_kl(target, decoded.mask_logits).mean() * self.loss_scale,
         }
 
     def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
