@@ -102,7 +102,7 @@ def check_config(cfg: CfgNode) -> None:
         raise ConfigError('SOLVER.AMP.DTYPE "float16" needs a GPU: use "bfloat16" on the CPU.')
 
 
-def check_datasets(names: tuple[str, ...]) -> None:
+def check_datasets(names: list[str]) -> None:
     """Find a data set that is unknown or not there before hours are spent.
 
     Raises:
@@ -124,7 +124,7 @@ def setup(args) -> CfgNode:
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
-    check_datasets(cfg.DATASETS.TEST if args.eval_only else cfg.DATASETS.TRAIN + cfg.DATASETS.TEST)
+    check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
     if not args.eval_only:
         epochs_to_iterations(cfg, len(unlabelled_dicts(cfg.DATASETS.TRAIN)))
     cfg.freeze()
