@@ -176,8 +176,8 @@ def _sheets(files: Sequence[str]) -> str:
         return _missing("a picture sheet; tools/visualize_results.py draws one.")
     caption = (
         "{name}. A row is a scene: the image, the boxes with their scores, the component that wins "
-        "each pixel, and the reconstruction; then each mask m_k, and below it what its component "
-        "adds to the picture."
+        "each pixel, and the reconstruction; then each mask m_k, the component x_k, and below them "
+        "what both add to the picture."
     )
     return "".join(
         _picture(_read(path), caption.format(name=os.path.basename(path))) for path in files
