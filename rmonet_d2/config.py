@@ -75,7 +75,8 @@ def _add_model(cfg: CN) -> None:
     # H W ("pixel"), which gives the RPN's terms more say in the shared backbone.
     cfg.MODEL.RMONET.LOSS_UNIT = "image"
     # Who learns from the third term of Eq. 3, the KL of the masks: "both" (as written) or "vae",
-    # which takes m_k as a given target ("forces the VAE to generalize", Sec. 3.5).
+    # which takes m_k as a given target ("forces the VAE to generalize", Sec. 3.5); the masks then
+    # still learn from it through the encoder's input.
     cfg.MODEL.RMONET.MASK_KL_TRAINS = "both"
     # Iterations in which only the VAE learns, on the masks of the untrained network.
     cfg.MODEL.RMONET.VAE_FIRST_ITERS = 0

@@ -52,6 +52,11 @@ def _known_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
     return keys
 
 
+def _did_you_mean(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f' Did you mean "{nearest[0]}"?' if nearest else ""
+
+
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
     """Defaults, then a YAML file, then ``KEY VALUE`` overrides.
 
@@ -72,8 +77,7 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
     except (KeyError, AssertionError, ValueError, yaml.YAMLError) as error:
         text = str(error.args[0] if error.args else error)
         key = text.split("Non-existent config key: ")[-1].strip()
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-        hint = f' Did you mean "{nearest[0]}"?' if nearest and "Non-existent" in text else ""
+        hint = _did_you_mean(key, known) if "Non-existent" in text else ""
         raise ConfigError(f"{source}: {text}.{hint}") from None
     check_config(cfg)
     return cfg
@@ -112,8 +116,7 @@ def check_datasets(names: list[str]) -> None:
     for name in names:
         known = DatasetCatalog.list()
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f' Did you mean "{nearest[0]}"?' if nearest else ""
+            hint = _did_you_mean(name, known)
             raise ConfigError(f'DATASETS: no data set "{name}" is registered.{hint}')
         require_dataset(name)
 
