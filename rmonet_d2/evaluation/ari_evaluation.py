@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.structures.boxes import matched_pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
@@ -26,7 +28,13 @@ from rmonet_d2.evaluation.metrics import (
 
 PER_IMAGE_FILE = "decomposition_per_image.json"
 # Name in the results, name in the per-image file.
-_FIGURES = {"ARI": "ari", "ARI_all": "ari_all", "mBO": "mbo", "MSE": "mse"}
+_FIGURES = {
+    "ARI": "ari",
+    "ARI_all": "ari_all",
+    "mBO": "mbo",
+    "MSE": "mse",
+    "consistency": "consistency",
+}
 
 
 def decode_segmentation(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
@@ -89,6 +97,8 @@ class ARIEvaluator(DatasetEvaluator):
         ARI_all: ARI over all pixels, which also sees masks that leak into the background.
         mBO: mean best overlap, the highest IoU of each true object with any component, in [0, 1].
         MSE: of the reconstruction, for colours in [0, 1], at the model's input size.
+        consistency: mean IoU of the two boxes of each object found, the RPN's and the tight one of
+            its mask, in [0, 1]: the paper's thesis as a number. nan for a model with one kind.
         num_images, num_without_objects: images evaluated, and those of them without objects.
     """
 
@@ -113,7 +123,8 @@ class ARIEvaluator(DatasetEvaluator):
         """
         Args:
             inputs: dicts with "image_id" and "image" (3, H, W) in 0..255.
-            outputs: dicts with "masks" (K, H, W) and "reconstruction" (3, H, W) in [0, 1].
+            outputs: dicts with "masks" (K, H, W), and optionally "reconstruction" (3, H, W) in
+                [0, 1] and "instances" with ``proposal_boxes`` and ``mask_boxes``.
 
         Raises:
             ValueError: an output without masks.
@@ -139,6 +150,7 @@ class ARIEvaluator(DatasetEvaluator):
             "ari_all": adjusted_rand_index(true, pred),
             "mbo": mean_best_overlap(visible, segments),
             "mse": _image_mse(item["image"], output.get("reconstruction")),
+            "consistency": _box_consistency(output.get("instances")),
             "num_objects": int(visible.any(axis=(1, 2)).sum()),
         }
 
@@ -183,6 +195,14 @@ def _image_mse(image: torch.Tensor, reconstruction: torch.Tensor | None) -> floa
         return float("nan")
     reconstruction = reconstruction.detach().float().cpu()
     return reconstruction_mse(image.cpu().numpy() / 255.0, reconstruction.numpy())
+
+
+def _box_consistency(instances: Instances | None) -> float:
+    """Mean IoU of proposal and mask boxes over the objects of one image; nan without any."""
+    if instances is None or not instances.has("proposal_boxes") or not len(instances):
+        return float("nan")
+    iou = matched_pairwise_iou(instances.proposal_boxes, instances.mask_boxes)
+    return iou.mean().item()
 
 
 def _mean(values: list[float]) -> float:

@@ -4,6 +4,7 @@ import itertools
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from detectron2.structures import Instances
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -23,17 +24,22 @@ class ObjectCOCOEvaluator(COCOEvaluator):
     """
 
     def __init__(
-        self, dataset_name: str, distributed: bool = True, output_dir: str | None = None, **kwargs
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        tasks: tuple[str, ...] = ("bbox", "segm"),
+        **kwargs,
     ):
         """
         Args:
             dataset_name: a name in MetadataCatalog, with a COCO "json_file" or convertible to it.
-            distributed, output_dir: as in ``COCOEvaluator``.
+            distributed, output_dir, tasks: as in ``COCOEvaluator``.
             **kwargs: other options of ``COCOEvaluator``.
         """
         super().__init__(
             dataset_name,
-            tasks=("bbox", "segm"),
+            tasks=tasks,
             distributed=distributed,
             output_dir=output_dir,
             use_fast_impl=False,
@@ -85,10 +91,50 @@ class ObjectCOCOEvaluator(COCOEvaluator):
         return coco_eval
 
 
+class BoxSourceEvaluator(ObjectCOCOEvaluator):
+    """AP of one of an object's two boxes, whichever of them MODEL.RMONET.BOX_SOURCE exports.
+
+    The results are under "bbox_proposal" (the RPN's t_k) or "bbox_mask" (tight around m_k). A model
+    that does not give these boxes has no such results.
+    """
+
+    def __init__(self, source: str, dataset_name: str, **kwargs):
+        """
+        Args:
+            source: "proposal" or "mask": reads the field ``proposal_boxes`` or ``mask_boxes``.
+            dataset_name, **kwargs: as in :class:`ObjectCOCOEvaluator`.
+        """
+        self.source = source
+        super().__init__(dataset_name, tasks=("bbox",), **kwargs)
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        field = f"{self.source}_boxes"
+        for item, output in zip(inputs, outputs, strict=True):
+            instances = output.get("instances")
+            if instances is None or not instances.has(field):
+                continue
+            chosen = Instances(
+                instances.image_size,
+                pred_boxes=instances.get(field),
+                scores=instances.scores,
+                pred_classes=instances.pred_classes,
+            )
+            super().process([item], [{"instances": chosen}])
+
+    def evaluate(self) -> dict:
+        found = len(self._predictions)
+        if self._distributed:
+            found = sum(comm.all_gather(found))
+        if not found:
+            return {}
+        results = super().evaluate()
+        return {f"bbox_{self.source}": results["bbox"]} if "bbox" in results else results
+
+
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluators:
-    """COCO AP for boxes and masks, then the decomposition figures.
+    """COCO AP for boxes and masks, AP of both kinds of boxes, then the decomposition figures.
 
     Args:
         cfg: reads TEST.DETECTIONS_PER_IMAGE.
@@ -96,12 +142,15 @@ def build_evaluator(
         output_folder: gets ``coco_instances_results.json`` and ``decomposition_per_image.json``.
 
     Returns:
-        An evaluator with results "bbox", "segm" (percent) and "decomposition" (see
-        :class:`ARIEvaluator`).
+        An evaluator with results "bbox" (the exported boxes), "segm", "bbox_proposal" and
+        "bbox_mask" (percent), and "decomposition" (see :class:`ARIEvaluator`).
     """
-    coco = ObjectCOCOEvaluator(
-        dataset_name,
-        output_dir=output_folder,
-        max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+    options = {"max_dets_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
+    return DatasetEvaluators(
+        [
+            ObjectCOCOEvaluator(dataset_name, output_dir=output_folder, **options),
+            BoxSourceEvaluator("proposal", dataset_name, **options),
+            BoxSourceEvaluator("mask", dataset_name, **options),
+            ARIEvaluator(dataset_name, output_dir=output_folder),
+        ]
     )
-    return DatasetEvaluators([coco, ARIEvaluator(dataset_name, output_dir=output_folder)])

@@ -3,6 +3,7 @@
 from rmonet_d2.modeling.backbone import SkipFPN, SkipResNet, build_resnet18_fpn_backbone
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
 from rmonet_d2.modeling.meta_arch import RMONet
+from rmonet_d2.modeling.plain import PlainRMONet
 from rmonet_d2.modeling.proposals import PseudoLabelRPN
 from rmonet_d2.modeling.pseudo_labels import PSEUDO_LABELS_REGISTRY, build_pseudo_labels
 from rmonet_d2.modeling.regions import Regions, RegionWarmup
@@ -12,6 +13,7 @@ from rmonet_d2.modeling.vae import ComponentVAE
 __all__ = [
     "PSEUDO_LABELS_REGISTRY",
     "ComponentVAE",
+    "PlainRMONet",
     "PseudoLabelRPN",
     "RMONet",
     "RegionMaskHeads",

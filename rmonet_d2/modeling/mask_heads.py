@@ -40,16 +40,13 @@ class _MaskedStage(nn.Module):
 
     relu(conv3x3([up(y), ternary * lateral(skip)])), where the convolution of the concatenation is
     the sum of one for each half. The lateral 1x1 has no bias and so commutes with the mask: it runs
-    once an image, not once a region. A level of fewer channels than the one below reduces y first,
-    before it is enlarged.
+    once an image, not once a region.
     """
 
-    def __init__(self, in_channels: int, skip_channels: int, channels: int, norm: str):
+    def __init__(self, skip_channels: int, channels: int, norm: str):
         super().__init__()
         self.lateral = nn.Conv2d(skip_channels, channels, 1, bias=False)
         nn.init.kaiming_normal_(self.lateral.weight, mode="fan_out")
-        same = in_channels == channels
-        self.reduce = nn.Identity() if same else _conv(in_channels, channels, kernel_size=1)
         self.conv = _conv(2 * channels, channels)
         self.norm = get_norm(norm, channels) or nn.Identity()
 
@@ -60,7 +57,7 @@ class _MaskedStage(nn.Module):
         channels = skip.shape[1]
         masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
         masked = masked.contiguous(memory_format=torch.channels_last)
-        y = _upsample(self.reduce(y), skip.shape[-2:])
+        y = _upsample(y, skip.shape[-2:])
         if y.shape[0] == batch:
             weight_y, weight_skip = self.conv.weight.split(channels, dim=1)
             shared = F.conv2d(y, weight_y, self.conv.bias, padding=1)
@@ -69,6 +66,28 @@ class _MaskedStage(nn.Module):
         else:
             y = self.conv(torch.cat([y, masked], dim=1))
         return F.relu(self.norm(y))
+
+
+class _ImageStage(nn.Module):
+    """The level of the image itself, at full resolution: relu(conv1x1(up(y)) + ternary * lateral).
+
+    Here every region costs H W pixels, so nothing but sums and products runs once a region at this
+    size: the 1x1 convolution runs before y is enlarged, and the lateral, a 3x3 convolution of the
+    image, once an image. Which side of an edge a pixel belongs to is a comparison of its colours
+    with those that y knows of the object and of what surrounds it.
+    """
+
+    def __init__(self, in_channels: int, skip_channels: int, channels: int):
+        super().__init__()
+        self.lateral = nn.Conv2d(skip_channels, channels, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.lateral.weight, mode="fan_in")
+        self.conv = _conv(in_channels, channels, kernel_size=1)
+
+    def forward(self, y: torch.Tensor, skip: torch.Tensor, ternary: torch.Tensor) -> torch.Tensor:
+        """y: (B R, C, ., .); -> (B R, C', H, W)."""
+        skip = self.lateral(skip)
+        masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
+        return F.relu(_upsample(self.conv(y), skip.shape[-2:]) + masked)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
@@ -93,6 +112,7 @@ class UNetMaskHead(nn.Module):
         masked_features: list[str],
         global_features: list[str],
         channels: int,
+        image_channels: int,
         mlp_dim: int,
         expand_ratio: float,
         norm: str,
@@ -106,6 +126,8 @@ class UNetMaskHead(nn.Module):
                 before them optionally "image".
             global_features: maps without, from fine to coarse; the last goes through the MLP.
             channels: C.
+            image_channels: width of the level of "image", which costs most: every region at full
+                resolution.
             mlp_dim: hidden width of the MLP.
             expand_ratio: sigma of ROI masking.
             norm: norm of the masked levels, "" for none.
@@ -135,11 +157,13 @@ class UNetMaskHead(nn.Module):
         )
         self.masked_stages = nn.ModuleDict()
         for name in reversed(self.masked_features):
-            # Full resolution costs most and needs least: a quarter of the channels.
-            width = max(channels // 4, 1) if self.strides[name] == 1 else channels
-            self.masked_stages[name] = _MaskedStage(
-                channels, input_shape[name].channels, width, norm
-            )
+            skip_channels = input_shape[name].channels
+            if name == "image":
+                stage = _ImageStage(channels, skip_channels, image_channels)
+            else:
+                stage = _MaskedStage(skip_channels, channels, norm)
+            self.masked_stages[name] = stage
+        width = image_channels if "image" in self.masked_features else channels
         self.image_size = image_size
         self.predictor = nn.Conv2d(width, 1, 3, padding=1)
         nn.init.normal_(self.predictor.weight, std=0.01)
@@ -154,6 +178,7 @@ class UNetMaskHead(nn.Module):
             "masked_features": head.MASKED_FEATURES,
             "global_features": head.GLOBAL_FEATURES,
             "channels": head.CONV_DIM,
+            "image_channels": head.IMAGE_DIM,
             "mlp_dim": head.MLP_DIM,
             "expand_ratio": head.EXPAND_RATIO,
             "norm": head.NORM,

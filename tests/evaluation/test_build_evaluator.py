@@ -155,3 +155,32 @@ def test_image_ids_of_all_ranks_are_evaluated(dataset, tmp_path, monkeypatch):
     results = evaluator.evaluate()
     assert evaluator._evaluated_ids == [1, 3]
     assert results["bbox"]["AP"] == pytest.approx(100.0)
+
+
+def with_both_boxes(output, shift):
+    """The output with ``mask_boxes`` as they are and proposals moved right by ``shift`` pixels."""
+    instances = output["instances"]
+    boxes = instances.pred_boxes.tensor
+    instances.mask_boxes = Boxes(boxes.clone())
+    instances.proposal_boxes = Boxes(boxes + torch.tensor([shift, 0.0, shift, 0.0]))
+    return output
+
+
+def test_both_boxes_and_their_consistency_are_reported(tmp_path):
+    # 20 x 20 boxes moved by 5 pixels: IoU 15/25, so only the thresholds 0.5, 0.55 and 0.6 hit.
+    scenes = [square_scene([(10, 10, 30, 30)]), square_scene([(5, 5, 25, 25), (35, 35, 55, 55)])]
+    name = register_scenes(tmp_path / "data", scenes)
+    outputs = [with_both_boxes(to_output(*scene), 5.0) for scene in scenes]
+    results = run(evaluator_of(name, tmp_path / "out"), outputs, scenes)
+    assert results["bbox_mask"]["AP"] == pytest.approx(100.0)
+    assert results["bbox"]["AP"] == results["bbox_mask"]["AP"]
+    assert results["bbox_proposal"]["AP50"] == pytest.approx(100.0)
+    assert results["bbox_proposal"]["AP75"] == 0.0
+    assert results["bbox_proposal"]["AP"] == pytest.approx(30.0)
+    assert results["decomposition"]["consistency"] == pytest.approx(0.6)
+
+
+def test_a_model_with_one_kind_of_box_reports_only_that(dataset, tmp_path):
+    results = run(evaluator_of(dataset, tmp_path), [to_output(*scene) for scene in SCENES])
+    assert "bbox_proposal" not in results
+    assert math.isnan(results["decomposition"]["consistency"])

@@ -1,11 +1,14 @@
 """The UNet head against a version that runs region by region and shares nothing."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_backbone
 
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
+from rmonet_d2.modeling.plain import PlainUNetMaskHead
 from rmonet_d2.modeling.regions import Regions
 from rmonet_d2.modeling.roi_heads import RegionMaskHeads
 from rmonet_d2.ops.roi_masking import ternary_masks
@@ -25,27 +28,10 @@ def make_regions(batch=2, count=5, missing=True):
 
 
 def plain_head(head: UNetMaskHead, features, regions: Regions):
-    """Fig. 22 as it is drawn: for one image and one region at a time, masked features into the
-    skip connections, and one convolution of each concatenation."""
-    logits = []
-    for b, image_boxes in enumerate(regions.boxes):
-        for r in range(len(image_boxes)):
-            maps = {name: feature[b : b + 1] for name, feature in features.items()}
-            box, valid = regions.boxes[b : b + 1, r : r + 1], regions.valid[b : b + 1, r : r + 1]
-            top = maps["p5"]
-            y = head.mlp(top.flatten(1)).view(1, -1, *top.shape[-2:])
-            y = F.interpolate(y, scale_factor=2)
-            y = F.relu(head.global_stages["res4"](torch.cat([y, maps["res4"]], dim=1)))
-            for name in reversed(head.masked_features):
-                stage = head.masked_stages[name]
-                size = tuple(maps[name].shape[-2:])
-                ternary = ternary_masks(box, valid, size, head.strides[name], head.expand_ratio)
-                skip = stage.lateral(maps[name] * ternary)
-                y = torch.cat([F.interpolate(stage.reduce(y), scale_factor=2), skip], dim=1)
-                y = F.relu(stage.norm(stage.conv(y)))
-            y = F.interpolate(y, size=SIZE)
-            logits.append(head.predictor(y)[0, 0])
-    return torch.stack(logits).view(*regions.valid.shape, *SIZE)
+    """The same head, region by region."""
+    plain = copy.copy(head)
+    plain.__class__ = PlainUNetMaskHead
+    return plain(features, regions)
 
 
 @pytest.fixture
@@ -98,12 +84,11 @@ def test_a_region_sees_nothing_of_the_fine_maps_outside_itself(head_and_features
     changed = dict(features)
     for name in ("image", "stem", "res2", "res3"):
         feature = features[name].clone()
-        outside = (
-            ternary_masks(
-                regions.boxes, regions.valid, tuple(feature.shape[-2:]), head.strides[name], 0.3
-            )
-            == 0
-        ).expand_as(feature)
+        size, stride = tuple(feature.shape[-2:]), head.strides[name]
+        inside = ternary_masks(regions.boxes, regions.valid, size, stride, 0.3).abs()
+        if name == "image":  # its lateral is a 3x3 convolution
+            inside = F.max_pool2d(inside, 3, stride=1, padding=1)
+        outside = (inside == 0).expand_as(feature)
         assert outside.any()
         feature[outside] += torch.randn(int(outside.sum()))
         changed[name] = feature

@@ -2,25 +2,14 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
+from rmonet_d2.modeling.plain import plain_decoder
 from rmonet_d2.modeling.vae import (
     ComponentVAE,
     SpatialBroadcastDecoder,
     log_mask_input,
     peak_mask_input,
 )
-
-
-def plain_decoder(decoder: SpatialBroadcastDecoder, z):
-    """Watters et al. 2019 as they write it: tile, append coordinates, convolve."""
-    height, width = decoder.coordinates.shape[-2:]
-    tiled = z[:, :, None, None].expand(-1, -1, height, width)
-    y = torch.cat([tiled, decoder.coordinates.expand(len(z), -1, -1, -1)], dim=1)
-    y = decoder.output(decoder.convs(F.relu(decoder.first(y))))
-    if decoder.stride > 1:
-        y = F.interpolate(y, scale_factor=decoder.stride, mode="bilinear", align_corners=False)
-    return y[:, :3].sigmoid(), y[:, 3:]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
