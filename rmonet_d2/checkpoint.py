@@ -1,6 +1,7 @@
 """Checkpoints: Detectron2's, with clear errors, and ImageNet's ResNet18 as torchvision saves it."""
 
 import logging
+import os
 import re
 
 import torch
@@ -93,3 +94,41 @@ class SceneCheckpointer(DetectionCheckpointer):
             f"{filename} is a checkpoint of another architecture: {'; '.join(parts)}. Use the "
             "config that it was trained with (config.yaml in its output folder)."
         )
+
+
+def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
+    """Write only the weights of a checkpoint; the folder of ``output`` is made.
+
+    Args:
+        checkpoint: a file that training wrote.
+        output: the file to write, ``{"model": state dict}``, which ``torch.load`` opens with
+            ``weights_only=True``.
+        half: floating-point weights in float16, all but batch norm's running statistics.
+
+    Raises:
+        FileNotFoundError: no such checkpoint.
+        CheckpointError: a file that is not a checkpoint, or weights too large for float16.
+    """
+    if not os.path.isfile(checkpoint):
+        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist.")
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
+    except Exception as error:
+        raise CheckpointError(f"{checkpoint} is not a readable checkpoint ({error}).") from None
+    if half:
+        state = {name: _half(name, value) for name, value in state.items()}
+    os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+    # Written beside it and moved: a killed run leaves no half file.
+    partial = f"{output}.partial"
+    torch.save({"model": dict(state)}, partial)
+    os.replace(partial, output)
+
+
+def _half(name: str, value: torch.Tensor) -> torch.Tensor:
+    # A running variance may be smaller than float16's smallest number.
+    if not value.is_floating_point() or "running_" in name:
+        return value
+    value = value.half()
+    if not value.isfinite().all():
+        raise CheckpointError(f"{name} does not fit into float16: use full precision.")
+    return value

@@ -128,7 +128,7 @@ def _add_regions(cfg: CN) -> None:
     cfg.MODEL.ROI_MASK_HEAD.NAME = "UNetMaskHead"
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
     # Width of the UNet head's level of "image" (see MASKED_FEATURES), at full resolution.
-    cfg.MODEL.ROI_MASK_HEAD.IMAGE_DIM = 8
+    cfg.MODEL.ROI_MASK_HEAD.IMAGE_DIM = 32
     cfg.MODEL.ROI_MASK_HEAD.NORM = ""
     # UNet head: masked skips first, from fine to coarse, then the unmasked ones (Fig. 22).
     cfg.MODEL.ROI_MASK_HEAD.MASKED_FEATURES = ["stem", "res2", "res3"]

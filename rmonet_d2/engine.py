@@ -36,6 +36,7 @@ from rmonet_d2.data.catalog import require_dataset, unlabelled_dicts
 from rmonet_d2.data.loader import build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
 from rmonet_d2.evaluation import build_evaluator
+from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.visualization.writers import PNGWriter
 
@@ -128,6 +129,8 @@ def setup(args) -> CfgNode:
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
     check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
     if not args.eval_only:
         epochs_to_iterations(cfg, len(unlabelled_dicts(cfg.DATASETS.TRAIN)))
     cfg.freeze()

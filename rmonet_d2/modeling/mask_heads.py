@@ -32,7 +32,7 @@ def _conv(in_channels: int, out_channels: int, norm: str = "", kernel_size: int 
 
 
 def _upsample(x: torch.Tensor, size) -> torch.Tensor:
-    return F.interpolate(x, size=size, mode="nearest")
+    return x if x.shape[-2:] == tuple(size) else F.interpolate(x, size=size, mode="nearest")
 
 
 class _MaskedStage(nn.Module):
@@ -85,9 +85,12 @@ class _ImageStage(nn.Module):
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor, ternary: torch.Tensor) -> torch.Tensor:
         """y: (B R, C, ., .); -> (B R, C', H, W)."""
-        skip = self.lateral(skip)
-        masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
-        return F.relu(_upsample(self.conv(y), skip.shape[-2:]) + masked)
+        size, regions = skip.shape[-2:], ternary.shape[:2]
+        # Channels last throughout: one pass over (B, R, H, W, C) for each operation.
+        skip = self.lateral(skip).permute(0, 2, 3, 1)
+        y = _upsample(self.conv(y), size).permute(0, 2, 3, 1).unflatten(0, regions)
+        y = y + skip[:, None] * ternary[..., None].to(skip.dtype)
+        return F.relu(y, inplace=True).flatten(0, 1).permute(0, 3, 1, 2)
 
 
 @ROI_MASK_HEAD_REGISTRY.register()

@@ -65,9 +65,7 @@ class PlainUNetMaskHead(UNetMaskHead):
         logits = []
         for r in range(regions.valid.shape[1]):
             logits.append(
-                self._one_region(
-                    features, regions.boxes[:, r : r + 1], regions.valid[:, r : r + 1]
-                )
+                self._one_region(features, regions.boxes[:, r : r + 1], regions.valid[:, r : r + 1])
             )
         return torch.cat(logits, dim=1)
 

@@ -24,9 +24,12 @@ ROWS = (
     ("decomposition/ARI_all", "ARI, all pixels", "the same with the background", 3),
     ("decomposition/mBO", "mBO", "mean best overlap (IoU) of the true objects", 3),
     ("decomposition/MSE", "MSE", "squared error of the reconstruction, lower is better", 5),
-    ("bbox/AP", "box AP", "COCO AP50:95, in percent", 1),
+    ("decomposition/consistency", "consistency", "mean IoU of an object's two boxes", 3),
+    ("bbox/AP", "box AP", "COCO AP50:95 of the exported boxes, in percent", 1),
     ("bbox/AP50", "box AP50", "boxes with IoU 0.5", 1),
     ("bbox/AP75", "box AP75", "boxes with IoU 0.75", 1),
+    ("bbox_proposal/AP", "box AP, RPN", "COCO AP50:95 of the RPN's boxes", 1),
+    ("bbox_mask/AP", "box AP, masks", "COCO AP50:95 of the masks' tight boxes", 1),
     ("segm/AP", "mask AP", "COCO AP50:95 of the masks, in percent", 1),
     ("segm/AP50", "mask AP50", "masks with IoU 0.5", 1),
     ("segm/AP75", "mask AP75", "masks with IoU 0.75", 1),
@@ -70,7 +73,8 @@ def build_report(
         output_dir: a training's OUTPUT_DIR. Parts that it lacks are said to be missing.
         title: heading.
         untrained: results of the untrained model, a JSON file or a folder with one; by default
-            the folder "untrained" in ``output_dir``.
+            the folder "untrained" in ``output_dir``. The results of weights that were trained for
+            longer are shown too where the folder "shipped" has them.
         sheets: picture sheets (PNG) to show; by default the PNG files in ``output_dir``.
 
     Raises:
@@ -80,8 +84,9 @@ def build_report(
         raise FileNotFoundError(f"output folder {output_dir} does not exist.")
     run = read_run(output_dir)
     before = find_results(untrained or os.path.join(output_dir, "untrained"))
+    shipped = find_results(os.path.join(output_dir, "shipped"))
     sections = [
-        ("Results", _results(run.results, before)),
+        ("Results", _results(run.results, before, shipped)),
         ("What it sees", _sheets(list(sheets) or run.sheets)),
         ("How it learned", _curves(run, before)),
         ("Pictures from training", _training_pictures(run.pictures)),
@@ -148,20 +153,21 @@ def _duration(seconds: float) -> str:
     return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def _results(results: dict, before: dict) -> str:
+def _results(results: dict, before: dict, shipped: dict) -> str:
     if not results:
         return _missing("an evaluation (metrics.json or eval_results.json without results).")
-    head = '<tr><th></th><th class="number">this run</th><th class="number">untrained</th>'
-    lines = [head + '<th class="number">paper</th><th>what it says</th></tr>']
+    columns = {"this run": results, "untrained": before, "shipped weights": shipped, "paper": PAPER}
+    columns = {name: column for name, column in columns.items() if column or name == "untrained"}
+    head = "".join(f'<th class="number">{name}</th>' for name in columns)
+    lines = [f"<tr><th></th>{head}<th>what it says</th></tr>"]
     for key, name, note, decimals in ROWS:
-        ours, first, paper = (
-            f"{source[key]:.{decimals}f}" if key in source else "&ndash;"
-            for source in (results, before, PAPER)
+        cells = "".join(
+            f'<td class="number{" ours" if column is results else ""}">'
+            + (f"{column[key]:.{decimals}f}" if key in column else "&ndash;")
+            + "</td>"
+            for column in columns.values()
         )
-        lines.append(
-            f'<tr><td>{name}</td><td class="number ours">{ours}</td><td class="number">{first}</td>'
-            f'<td class="number">{paper}</td><td class="note">{note}</td></tr>'
-        )
+        lines.append(f'<tr><td>{name}</td>{cells}<td class="note">{note}</td></tr>')
     scenes = results.get("decomposition/num_images")
     note = f"{scenes:.0f} test scenes. " if scenes else ""
     note += "Paper: R-MONet(UNet) on Multi-dSprites, Tables 1 and 2, long training on a GPU."

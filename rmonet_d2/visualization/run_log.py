@@ -134,7 +134,7 @@ def find_results(path: str) -> dict[str, float]:
 def _latest_results(rows: list[dict]) -> dict[str, float]:
     """The last row with an evaluation; its names are those with a slash of the known tasks."""
     for row in reversed(rows):
-        tasks = ("decomposition/", "bbox/", "segm/")
+        tasks = ("decomposition/", "bbox/", "bbox_proposal/", "bbox_mask/", "segm/")
         found = {k: v for k, v in row.items() if k.startswith(tasks) and _is_number(v)}
         if found:
             return found

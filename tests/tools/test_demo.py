@@ -19,10 +19,12 @@ def test_all_steps_and_report(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "eta" in done.stdout + done.stderr and "scenes/s" in done.stderr
     assert (output / "scenes.png").stat().st_size > 10_000
-    assert (output / "untrained" / "eval_results.json").exists()
+    for folder in ("untrained", "shipped"):
+        assert (output / folder / "eval_results.json").exists()
+    assert (output / "scenes_of_shipped_weights.png").stat().st_size > 10_000
     report = (output / "report.html").read_text()
     assert report.count("data:image/png;base64,") >= 3
-    for word in ("ARI", "AP50", "untrained", "0.951"):
+    for word in ("ARI", "AP50", "untrained", "shipped weights", "0.951"):
         assert word in report, word
     # Interrupted and started again: nothing is done twice, and it ends the same.
     again = subprocess.run(command, capture_output=True, text=True, timeout=400)

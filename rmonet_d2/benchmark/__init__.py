@@ -1,0 +1,1 @@
+"""Measurements of speed and memory: ratios of what ran side by side in one run."""

@@ -1,0 +1,61 @@
+"""The batched pseudo-label hook beside the scikit-image loop, on the same masks."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+
+from rmonet_d2.benchmark.timing import side_by_side
+from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+from rmonet_d2.modeling.pseudo_labels import BatchedMultiOtsu, SkimageMultiOtsu
+
+
+def soft_masks(batch: int, regions: int, size: int) -> torch.Tensor:
+    """(B, R, H, W) in [0, 1]: the masks of generated sprites with soft edges, as a trained model
+    gives them; the masks without a sprite are faint blurs of the others, exactly 0 elsewhere."""
+    settings = SceneSettings(size=size)
+    owner = torch.from_numpy(make_scenes(settings, "benchmark", np.arange(batch)).owner)
+    sprites = settings.max_sprites
+    masks = (owner[:, None] == torch.arange(sprites)[:, None, None]).float()
+    masks = masks.repeat(1, -(-regions // sprites), 1, 1)[:, :regions]
+    faint = (masks.sum(dim=(2, 3), keepdim=True) == 0).float()
+    kernel = torch.ones(regions, 1, 3, 3) / 9
+    soft = F.conv2d(F.pad(masks, (1, 1, 1, 1)), kernel, groups=regions)
+    return 0.98 * soft + 0.02 * faint * soft.roll(1, dims=1)
+
+
+def equal_labels(first: list[Instances], second: list[Instances]) -> bool:
+    """Whether two hooks gave the same boxes, of the same masks, in the same order."""
+    return all(
+        len(a) == len(b)
+        and torch.equal(a.gt_boxes.tensor.cpu(), b.gt_boxes.tensor.cpu())
+        and torch.equal(a.components.cpu(), b.components.cpu())
+        for a, b in zip(first, second, strict=True)
+    )
+
+
+def compare_hooks(
+    batch: int, num_components: int, size: int, repeats: int, device: torch.device, **options
+) -> dict:
+    """Seconds of both hooks on (batch, K - 1, size, size) masks, and whether their boxes are equal.
+
+    Args:
+        batch, num_components, size: B, K and the side of the square images.
+        repeats: timed calls of each hook.
+        device: where the masks are.
+        **options: of the hooks, see :class:`rmonet_d2.modeling.pseudo_labels.PseudoLabels`.
+    """
+    masks = soft_masks(batch, num_components - 1, size).to(device)
+    batched, loop = BatchedMultiOtsu(**options), SkimageMultiOtsu(**options)
+    same = equal_labels(batched(masks), loop(masks))
+    timings = side_by_side(
+        {"batched": lambda: batched(masks), "scikit-image": lambda: loop(masks)}, repeats, 1, device
+    )
+    seconds = {name: timing.median for name, timing in timings.items()}
+    return {
+        "shape": list(masks.shape),
+        "boxes": sum(len(image) for image in batched(masks)),
+        "equal_boxes": same,
+        "seconds": seconds,
+        "ratio": seconds["scikit-image"] / seconds["batched"],
+    }

@@ -1,0 +1,194 @@
+"""Training steps and inference: speed, memory, parts, and the share of the matmul rate."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch.utils.flop_counter import FlopCounterMode
+
+from rmonet_d2.benchmark.timing import Stopwatch, side_by_side
+from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+from rmonet_d2.engine import load_config
+from rmonet_d2.solver import build_optimizer
+
+FP32 = ["SOLVER.AMP.ENABLED", False]
+BF16 = ["SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"]
+CONTIGUOUS = ["MODEL.RMONET.CHANNELS_LAST", False]
+CHANNELS_LAST = ["MODEL.RMONET.CHANNELS_LAST", True]
+# Name -> config overrides. The first is what the others are compared with.
+VARIANTS = {
+    "plain, fp32": ["MODEL.META_ARCHITECTURE", "PlainRMONet", *FP32, *CONTIGUOUS],
+    "fp32": [*FP32, *CONTIGUOUS],
+    "fp32, channels-last": [*FP32, *CHANNELS_LAST],
+    "bf16": [*BF16, *CONTIGUOUS],
+    "bf16, channels-last": [*BF16, *CHANNELS_LAST],
+}
+# A step well after the random regions and the VAE's first iterations.
+LATE = 10**6
+
+
+class Step:
+    """One training step of a config on generated scenes, without the data loader."""
+
+    def __init__(self, cfg: CfgNode):
+        torch.manual_seed(0)
+        self.cfg = cfg
+        self.device = torch.device(cfg.MODEL.DEVICE)
+        self.model = build_model(cfg).train()
+        self.optimizer = build_optimizer(cfg, self.model)
+        self.inputs = scenes(cfg)
+        self.dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE)
+
+    def autocast(self):
+        return torch.autocast(
+            self.device.type, dtype=self.dtype, enabled=self.cfg.SOLVER.AMP.ENABLED
+        )
+
+    def forward(self) -> torch.Tensor:
+        with EventStorage(LATE), self.autocast():
+            return sum(self.model(self.inputs).values())
+
+    def update(self) -> None:
+        torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE
+        )
+        self.optimizer.step()
+
+    def __call__(self) -> None:
+        loss = self.forward()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.update()
+
+    def timed_by_part(self, repeats: int) -> dict[str, float]:
+        """Median seconds of each part of a step; changes the model, which then times itself."""
+        watch = Stopwatch(self.device)
+        model = self.model
+        watch.wrap(model.backbone, "forward", "backbone")
+        watch.wrap(model.proposal_generator, "forward", "RPN")
+        watch.wrap(model.roi_heads, "forward", "mask head")
+        watch.wrap(model.vae, "forward", "VAE")
+        watch.wrap(model.pseudo_labels, "_label", "pseudo labels")
+        watch.wrap(model.proposal_generator, "pseudo_losses", "RPN losses")
+        for _ in range(repeats + 1):
+            with watch.part("forward"):
+                loss = self.forward()
+            self.optimizer.zero_grad(set_to_none=True)
+            with watch.part("backward"):
+                loss.backward()
+            with watch.part("clipping and Adam"):
+                self.update()
+        parts = watch.medians()
+        whole = parts.pop("forward")
+        inside = sum(v for k, v in parts.items() if k not in ("backward", "clipping and Adam"))
+        parts["masks, likelihood and the rest"] = whole - inside
+        return parts
+
+    def infer(self) -> None:
+        with torch.inference_mode(), self.autocast():
+            self.model(self.inputs)
+
+
+def scenes(cfg: CfgNode) -> list[dict]:
+    """A batch of generated scenes, ``SOLVER.IMS_PER_BATCH`` of them, as the mapper gives them."""
+    height, width = cfg.INPUT.IMAGE_SIZE
+    settings = SceneSettings(size=max(height, width))
+    made = make_scenes(settings, "benchmark", np.arange(cfg.SOLVER.IMS_PER_BATCH))
+    images = made.images[:, :height, :width]
+    return [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())} for image in images]
+
+
+def config_of(config_file: str, opts: list) -> CfgNode:
+    """A config without pictures, with the RPN's threshold at 0 so that all regions are at work."""
+    return load_config(
+        config_file, [*opts, "VIS_PERIOD", 0, "MODEL.RPN.SCORE_THRESH_TEST", 0.0, "SEED", 1]
+    )
+
+
+def compare(
+    config_file: str, opts: list, variants: dict[str, list], repeats: int, training: bool
+) -> dict[str, dict]:
+    """Steps of the variants side by side.
+
+    Args:
+        config_file, opts: the config, and what all variants change in it.
+        variants: name -> what this one changes.
+        repeats: timed steps of each.
+        training: training steps, or inference of the same batch.
+
+    Returns:
+        {name: {"seconds": median of a step, "images_per_s"}}
+    """
+    steps = {
+        name: Step(config_of(config_file, [*opts, *extra])) for name, extra in variants.items()
+    }
+    for step in steps.values():
+        step.model.train(training)
+    runs = {name: step if training else step.infer for name, step in steps.items()}
+    first = next(iter(steps.values()))
+    timings = side_by_side(runs, repeats, device=first.device)
+    return {
+        name: {"seconds": timing.median, "images_per_s": len(first.inputs) / timing.median}
+        for name, timing in timings.items()
+    }
+
+
+def step_gflop(step: Step) -> float:
+    """GFLOP of convolutions and matrix products in one training step, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 1e9
+
+
+def peak_memory(config_file: str, opts: list, training: bool = True) -> float:
+    """MiB that steps add to a fresh process: the accelerator's, or the resident set on the CPU."""
+    code = (
+        "import json, sys; from rmonet_d2.benchmark.training import measure_peak; "
+        "print(json.dumps(measure_peak(*json.loads(sys.argv[1]))))"
+    )
+    arguments = json.dumps([config_file, opts, training])
+    done = subprocess.run(
+        [sys.executable, "-c", code, arguments], capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_peak(config_file: str, opts: list, training: bool) -> float:
+    """For :func:`peak_memory`, in the process that is measured."""
+    step = Step(config_of(config_file, opts))
+    run = step if training else step.infer
+    step.model.train(training)
+    if step.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        for _ in range(3):
+            run()
+        return torch.cuda.max_memory_allocated() / 2**20
+    before = _reset_peak()
+    for _ in range(3):
+        run()
+    return _peak_resident() - before
+
+
+def _reset_peak() -> float:
+    """Forget the peak so far, where the system can; MiB that it then counts from."""
+    if os.path.exists("/proc/self/clear_refs"):
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    return _peak_resident()
+
+
+def _peak_resident() -> float:
+    """Peak resident set of this process, in MiB."""
+    if os.path.exists("/proc/self/status"):
+        with open("/proc/self/status") as file:
+            line = next(line for line in file if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale

@@ -1,0 +1,85 @@
+"""tools/benchmark.py on a small model, and what its figures must obey."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from small_model import ROOT, SMALL
+
+from rmonet_d2.benchmark import training
+from rmonet_d2.benchmark.machine import matmul_rates
+from rmonet_d2.benchmark.pseudo_labels import compare_hooks, equal_labels, soft_masks
+from rmonet_d2.modeling.pseudo_labels import SkimageMultiOtsu
+
+OPTS = [*SMALL, "SOLVER.IMS_PER_BATCH", 2]
+
+
+def run(*arguments):
+    command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+
+
+def test_every_section_runs(tmp_path):
+    file = tmp_path / "speed.json"
+    done = run(
+        "--repeats", 1, "--batch-size", 2, "--device", "cpu", "--json", file, "--opts", *SMALL[2:]
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(file.read_text())
+    sections = {"step", "inference", "memory", "parts", "pseudo_labels", "matmul"}
+    assert set(results) == {"machine", "config"} | sections
+    assert set(results["step"]) == set(training.VARIANTS)
+    assert all(row["images_per_s"] > 0 for row in results["step"].values())
+    assert all(row["equal_boxes"] for row in results["pseudo_labels"])
+    assert done.stdout.count("\n## ") == len(sections)
+
+
+def test_an_unknown_section_or_key_is_one_line():
+    assert "unknown section 'speed'" in run("speed").stderr
+    done = run("parts", "--opts", "MODEL.NOPE", "1")
+    assert done.returncode != 0
+    assert "MODEL.NOPE" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_parts_are_all_of_a_step(small_cfg):
+    parts = training.Step(training.config_of("", OPTS)).timed_by_part(2)
+    assert {"backbone", "RPN", "mask head", "VAE", "pseudo labels", "backward"} < set(parts)
+    assert all(seconds > 0 for seconds in parts.values())
+
+
+def test_a_step_changes_the_weights_and_counts_its_products():
+    step = training.Step(training.config_of("", OPTS))
+    before = step.model.vae.decoder.first.weight.clone()
+    gflop = training.step_gflop(step)
+    assert not torch.equal(before, step.model.vae.decoder.first.weight)
+    # Forward and backward of the decoder's second convolution alone: 8 x 8 channels, 2 x 6
+    # components of 32 x 32 pixels.
+    assert gflop > 3 * 2 * 9 * 8 * 8 * 12 * 32 * 32 / 1e9
+
+
+def test_soft_masks_look_like_a_models():
+    masks = soft_masks(4, 5, 64)
+    assert masks.shape == (4, 5, 64, 64)
+    assert 0 <= masks.min() and masks.max() <= 1
+    assert (masks.sum(dim=1) <= 1 + 1e-5).all()
+    values = masks[masks > 0]
+    assert ((values > 0.1) & (values < 0.9)).any(), "edges are soft"
+
+
+def test_hooks_are_compared_on_equal_boxes():
+    result = compare_hooks(3, 6, 64, 1, torch.device("cpu"), min_size=3)
+    assert result["equal_boxes"] and result["boxes"] > 0 and result["shape"] == [3, 5, 64, 64]
+    labels = SkimageMultiOtsu()(soft_masks(2, 5, 64))
+    other = SkimageMultiOtsu(min_size=12)(soft_masks(2, 5, 64))
+    assert equal_labels(labels, labels) and not equal_labels(labels, other)
+
+
+@pytest.mark.parametrize("training_step", [True, False])
+def test_peak_memory_is_that_of_a_fresh_process(training_step):
+    assert training.peak_memory("", OPTS, training_step) > 0
+
+
+def test_matmul_rates_are_positive():
+    assert all(rate > 0 for rate in matmul_rates(torch.device("cpu"), 64, 1).values())

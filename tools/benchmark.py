@@ -1,0 +1,172 @@
+#!/usr/bin/env python
+"""Measure speed and memory: what ran side by side in one run, as a table.
+
+tools/benchmark.py                              everything
+tools/benchmark.py step parts --repeats 15      only these
+tools/benchmark.py --config-file configs/multi_dsprites_rmonet_unet_cpu.yaml --json speed.json
+
+step            a training step, beside the plain one (components looped, nothing shared)
+inference       the same for inference
+memory          peak memory of both, each in a process of its own
+parts           where the time of a training step goes
+pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
+matmul          the machine's matrix products, and the share of their rate that a step reaches
+"""
+
+import argparse
+import json
+import sys
+
+import torch
+
+import rmonet_d2  # noqa: F401 (registers models and data sets)
+from rmonet_d2.benchmark import machine, training
+from rmonet_d2.benchmark.pseudo_labels import compare_hooks
+from rmonet_d2.benchmark.report import table
+from rmonet_d2.engine import ConfigError
+
+PLAIN = "plain, fp32"
+BEST = "bf16, channels-last"
+
+
+def compare(args, is_training: bool) -> dict:
+    results = training.compare(
+        args.config_file, args.opts, training.VARIANTS, args.repeats, is_training
+    )
+    plain = results[PLAIN]["seconds"]
+    for result in results.values():
+        result["times_plain"] = plain / result["seconds"]
+    name = "training step" if is_training else "inference"
+    print(f"\n## A {name}, batch of {args.batch_size}\n")
+    header = [name, "s", "images/s", "times as fast as plain"]
+    print(table(header, ([key, *result.values()] for key, result in results.items())))
+    return results
+
+
+def step(args) -> dict:
+    return compare(args, True)
+
+
+def inference(args) -> dict:
+    return compare(args, False)
+
+
+def memory(args) -> dict:
+    results = {}
+    for name in (PLAIN, BEST):
+        opts = [*args.opts, *training.VARIANTS[name]]
+        results[name] = {
+            "training": training.peak_memory(args.config_file, opts),
+            "inference": training.peak_memory(args.config_file, opts, False),
+        }
+    print("\n## Peak memory that steps add, MiB\n")
+    print(table(["", "training", "inference"], ([k, *v.values()] for k, v in results.items())))
+    return results
+
+
+def parts(args) -> dict:
+    cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[BEST]])
+    seconds = training.Step(cfg).timed_by_part(args.repeats)
+    whole = sum(seconds.values())
+    print(f"\n## Where a training step's time goes ({BEST})\n")
+    print(table(["part", "ms", "%"], ([k, 1e3 * v, 100 * v / whole] for k, v in seconds.items())))
+    return seconds
+
+
+def pseudo_labels(args) -> dict:
+    device = torch.device(args.device)
+    rows = []
+    for size, cumulative in ((64, False), (64, True), (128, True)):
+        rows.append(
+            compare_hooks(64, 6, size, args.repeats, device, min_size=3, cumulative=cumulative)
+            | {"cumulative": cumulative}
+        )
+    print("\n## Pseudo labels, batched and with scikit-image\n")
+    header = ["masks", "cumulative", "batched, ms", "scikit-image, ms", "ratio", "equal boxes"]
+    print(
+        table(
+            header,
+            (
+                [
+                    "x".join(map(str, r["shape"])),
+                    r["cumulative"],
+                    1e3 * r["seconds"]["batched"],
+                    1e3 * r["seconds"]["scikit-image"],
+                    r["ratio"],
+                    r["equal_boxes"],
+                ]
+                for r in rows
+            ),
+        )
+    )
+    return rows
+
+
+def matmul(args) -> dict:
+    rates = machine.matmul_rates(torch.device(args.device))
+    rows = []
+    for name, dtype in (("fp32, channels-last", "fp32"), (BEST, "bf16")):
+        run = {name: training.VARIANTS[name]}
+        seconds = training.compare(args.config_file, args.opts, run, args.repeats, True)[name]
+        cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[name]])
+        gflop = training.step_gflop(training.Step(cfg))
+        rate = gflop / seconds["seconds"]
+        rows.append([name, gflop, rate, rates[dtype], 100 * rate / rates[dtype]])
+    print("\n## Share of the matrix product's rate\n")
+    header = ["training step", "GFLOP a step", "GFLOP/s", "2048 x 2048 product, GFLOP/s", "%"]
+    print(table(header, rows))
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+SECTIONS = {
+    "step": step,
+    "inference": inference,
+    "memory": memory,
+    "parts": parts,
+    "pseudo_labels": pseudo_labels,
+    "matmul": matmul,
+}
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help="default: all")
+    parser.add_argument("--config-file", default="configs/multi_dsprites_rmonet_unet.yaml")
+    parser.add_argument("--batch-size", type=int, default=16, help="images a step")
+    parser.add_argument("--repeats", type=int, default=9, help="timed calls of each variant")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument(
+        "--opts",
+        nargs=argparse.REMAINDER,
+        default=[],
+        help="config overrides, KEY VALUE ... (last)",
+    )
+    args = parser.parse_args(argv)
+    unknown = [name for name in args.sections if name not in SECTIONS]
+    if unknown:
+        parser.error(f"unknown section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
+    args.opts += ["SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.DEVICE", args.device]
+    return args
+
+
+def main(argv=None) -> int:
+    args = parse_args(argv)
+    results = {"machine": machine.describe(torch.device(args.device)), "config": args.config_file}
+    print(", ".join(f"{key}: {value}" for key, value in results["machine"].items()))
+    print(f"config: {args.config_file}")
+    for name in args.sections or SECTIONS:
+        results[name] = SECTIONS[name](args)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(results, file, indent=1)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
