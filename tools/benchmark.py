@@ -22,8 +22,8 @@ import torch
 import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
-from rmonet_d2.benchmark.report import table
 from rmonet_d2.engine import ConfigError
+from rmonet_d2.tables import table
 
 PLAIN = "plain, fp32"
 BEST = "bf16, channels-last"

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
 
+# On the CPU the decoder works on so many components at a time that one of its maps takes no more
+# than this: larger ones leave the cache (and, above 32 MiB, glibc's heap).
+CPU_MAP_BYTES = 16 * 2**20
 # log m_k is bounded below here: the encoder needs a finite input where a mask is 0.
 MIN_MASK = 1e-5
 
@@ -100,6 +103,14 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N, D) -> x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W)."""
+        if z.device.type != "cpu":
+            return self._decode(z)
+        map_bytes = 4 * self.first.out_channels * self.coordinates[0, 0].numel()
+        parts = [self._decode(part) for part in z.split(max(CPU_MAP_BYTES // map_bytes, 1))]
+        x_k, mask_logits = (torch.cat(part) for part in zip(*parts, strict=True))
+        return x_k, mask_logits
+
+    def _decode(self, z):
         weight_z, weight_xy = self.first.weight.split([self.latent_dim, 2], dim=1)
         of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
         of_xy = F.conv2d(self.coordinates, weight_xy)

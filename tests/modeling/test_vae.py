@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rmonet_d2.modeling import vae
 from rmonet_d2.modeling.plain import plain_decoder
 from rmonet_d2.modeling.vae import (
     ComponentVAE,
@@ -22,6 +23,15 @@ def test_decoder_equals_tiling(stride, channels):
             torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-5)
     assert decoder(z)[0].shape == (5, 3, 64, 32)
     assert decoder(z)[1].shape == (5, 1, 64, 32)
+
+
+def test_decoding_in_parts_changes_nothing(monkeypatch):
+    decoder = SpatialBroadcastDecoder(16, [8, 8], (64, 32), 1)
+    z = torch.randn(7, 16)
+    whole = decoder(z)
+    monkeypatch.setattr(vae, "CPU_MAP_BYTES", 3 * 4 * 8 * 68 * 36)
+    for part, one in zip(decoder(z), whole, strict=True):
+        torch.testing.assert_close(part, one)
 
 
 def test_coordinates_are_x_then_y_in_minus_one_to_one():

@@ -1,4 +1,4 @@
-"""Tables of measurements as Markdown."""
+"""Tables as Markdown."""
 
 from collections.abc import Iterable
 
