@@ -168,6 +168,11 @@ def _add_pseudo_labels(cfg: CN) -> None:
     # Masks with a lower peak, and boxes with a lower mean of m_k, give no label. 0: the paper.
     cfg.MODEL.PSEUDO_LABELS.MIN_PEAK = 0.0
     cfg.MODEL.PSEUDO_LABELS.MIN_SCORE = 0.0
+    # For EARLY_ITERS iterations, while masks are still faint, these hold instead of MIN_SIZE and
+    # MIN_SCORE. Later, stricter limits keep slivers on borders from becoming labels.
+    cfg.MODEL.PSEUDO_LABELS.EARLY_ITERS = 0
+    cfg.MODEL.PSEUDO_LABELS.EARLY_MIN_SIZE = 3
+    cfg.MODEL.PSEUDO_LABELS.EARLY_MIN_SCORE = 0.2
 
 
 def _add_solver(cfg: CN) -> None:

@@ -14,6 +14,8 @@ Both implementations follow the same rules, and give equal boxes in the same ord
    ``cumulative``, of that class and the higher ones. Boxes with a side below ``min_size`` pixels,
    with h / w > ``max_hw_ratio`` or w / h > ``max_wh_ratio`` are dropped.
 4. The score is the mean of m_k over the box; lower ones than ``min_score`` are dropped.
+   For the first ``early_iters`` iterations of training ``early_min_size`` and ``early_min_score``
+   hold instead.
 5. NMS over all boxes of an image in descending score. Equal scores are ordered by class, then by
    mask, then by the component's first pixel in row order.
 """
@@ -69,6 +71,9 @@ class PseudoLabels(ABC):
         min_score: float = 0.0,
         nms_thresh: float = 0.7,
         cumulative: bool = False,
+        early_iters: int = 0,
+        early_min_size: float = 3,
+        early_min_score: float = 0.2,
     ):
         """The arguments are the rules' names in the module's description; defaults: Table
         "M-dSprites / R-MONet(UNet)"."""
@@ -83,12 +88,14 @@ class PseudoLabels(ABC):
         self.num_classes = num_classes
         self.min_value = min_value
         self.min_peak = min_peak
-        self.min_size = min_size
         self.max_hw_ratio = max_hw_ratio
         self.max_wh_ratio = max_wh_ratio
-        self.min_score = min_score
         self.nms_thresh = nms_thresh
         self.cumulative = cumulative
+        self.early_iters = early_iters
+        self.early_limits = (early_min_size, early_min_score)
+        self.late_limits = (min_size, min_score)
+        self.min_size, self.min_score = self.late_limits
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -96,11 +103,12 @@ class PseudoLabels(ABC):
         return {key.lower(): value for key, value in keys.items()}
 
     @torch.no_grad()
-    def __call__(self, masks: torch.Tensor) -> list[Instances]:
+    def __call__(self, masks: torch.Tensor, iteration: int | None = None) -> list[Instances]:
         """Label a batch.
 
         Args:
             masks: (B, R, H, W) floating point in [0, 1], the foreground masks m_k.
+            iteration: of training; None is after the early iterations.
 
         Returns:
             B Instances of size (H, W) in descending score, on the device of the masks:
@@ -115,6 +123,8 @@ class PseudoLabels(ABC):
                 "pseudo labels need floating-point masks of shape (B, R, H, W), got "
                 f"{masks.dtype} of shape {tuple(masks.shape)}."
             )
+        early = iteration is not None and iteration < self.early_iters
+        self.min_size, self.min_score = self.early_limits if early else self.late_limits
         return self._label(masks.detach().float())
 
     @abstractmethod

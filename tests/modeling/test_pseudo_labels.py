@@ -279,7 +279,7 @@ def test_config():
     hook = build_pseudo_labels(cfg)
     assert type(hook) is BatchedMultiOtsu
     for key, value in keys.items():
-        assert key == "NAME" or getattr(hook, key.lower()) == value
+        assert key == "NAME" or key.startswith("EARLY_") or getattr(hook, key.lower()) == value
     keys.NAME = "SkimageMultiOtsu"
     assert type(build_pseudo_labels(cfg)) is SkimageMultiOtsu
     assert {"BatchedMultiOtsu", "SkimageMultiOtsu"} <= {name for name, _ in PSEUDO_LABELS_REGISTRY}
@@ -289,6 +289,18 @@ def test_config():
     keys.NUM_CLASSES, keys.MIN_VALUE = 3, -1.0
     with pytest.raises(ValueError, match="MIN_VALUE must be at least 0"):
         build_pseudo_labels(cfg)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_early_limits_hold_for_the_first_iterations(hook):
+    masks = torch.zeros(1, 2, 32, 32)
+    masks[0, 0, 4:8, 4:8] = 1.0  # small
+    masks[0, 1, 12:28, 12:28] = 0.35  # faint
+    options = {"min_size": 6, "min_score": 0.5, "num_classes": 2}
+    early = {"early_iters": 10, "early_min_size": 3, "early_min_score": 0.2}
+    label = hook(**options, **early)
+    assert [len(label(masks, i)[0]) for i in (0, 9, 10, None, 3)] == [2, 2, 0, 0, 2]
+    assert_equal(label(masks, 9), hook(num_classes=2, min_size=3, min_score=0.2)(masks))
 
 
 @pytest.mark.parametrize("hook", HOOKS)

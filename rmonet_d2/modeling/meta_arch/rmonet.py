@@ -75,7 +75,8 @@ class RMONet(nn.Module):
             proposal_generator: (features, size) -> (Regions, raw outputs), with ``pseudo_losses``.
             roi_heads: (features, regions, size) -> logits of alpha_k and their support.
             vae: (x, log m_k) -> posterior and decoded components.
-            pseudo_labels: the hook, m_k (B, R, H, W) -> list[Instances] with ``gt_boxes``.
+            pseudo_labels: the hook, m_k (B, R, H, W) and the iteration -> list[Instances] with
+                ``gt_boxes``.
             region_warmup: replaces regions by random ones at the start of training.
             num_components: K, at least 2.
             image_size: (H, W) of every input.
@@ -200,7 +201,7 @@ class RMONet(nn.Module):
         losses = self.generative_losses(x, log_masks, decoded)
         pseudo = None
         if not vae_only:
-            pseudo = self.pseudo_labels(log_masks[:, :-1].detach().exp())
+            pseudo = self.pseudo_labels(log_masks[:, :-1].detach().exp(), iteration)
             losses |= self.proposal_generator.pseudo_losses(rpn_outputs, pseudo)
             self._log_regions(regions, log_masks, pseudo)
         elif torch.distributed.is_initialized():
