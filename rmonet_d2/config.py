@@ -82,6 +82,9 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.RMONET.VAE_FIRST_ITERS = 0
     # Exported boxes: "proposal" (the RPN's t_k) or "mask" (tight around m_k > 0.5).
     cfg.MODEL.RMONET.BOX_SOURCE = "proposal"
+    # Exported masks: "attention" (m_k, the paper) or "posterior" (m_k after the components' colours
+    # are compared with the pixel's: the responsibilities of Eq. 2).
+    cfg.MODEL.RMONET.OUTPUT_MASKS = "attention"
     # A component is exported as an instance if its mask wins at least this many pixels.
     cfg.MODEL.RMONET.MIN_MASK_PIXELS = 5
     cfg.MODEL.RMONET.CHANNELS_LAST = True
@@ -153,6 +156,8 @@ def _add_pseudo_labels(cfg: CN) -> None:
     cfg.MODEL.PSEUDO_LABELS = CN()
     # "BatchedMultiOtsu" (torch, batched) or "SkimageMultiOtsu" (scikit-image, mask by mask).
     cfg.MODEL.PSEUDO_LABELS.NAME = "BatchedMultiOtsu"
+    # Masks that become boxes: "attention" or "posterior", as MODEL.RMONET.OUTPUT_MASKS.
+    cfg.MODEL.PSEUDO_LABELS.MASKS = "attention"
     cfg.MODEL.PSEUDO_LABELS.NUM_BINS = 5
     cfg.MODEL.PSEUDO_LABELS.NUM_CLASSES = 3
     # Values of m_k below this are set to 0 before thresholding (App. B).

@@ -99,7 +99,8 @@ class PseudoLabels(ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
-        keys = {key: value for key, value in cfg.MODEL.PSEUDO_LABELS.items() if key != "NAME"}
+        not_the_hooks = ("NAME", "MASKS")
+        keys = {k: v for k, v in cfg.MODEL.PSEUDO_LABELS.items() if k not in not_the_hooks}
         return {key.lower(): value for key, value in keys.items()}
 
     @torch.no_grad()

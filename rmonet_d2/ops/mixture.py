@@ -71,4 +71,20 @@ def printed_nll(
     return -log_p.flatten(1).sum(dim=1)
 
 
+def log_responsibilities(
+    x: torch.Tensor, x_k: torch.Tensor, log_masks: torch.Tensor, sigma: torch.Tensor
+) -> torch.Tensor:
+    """Log of the posterior p(k | x, z) of Eq. 2: which component explains each pixel.
+
+    In the mixture m_k is what component k is expected to explain before its colours are compared
+    with the pixel's; m_k N(x; x_k, sigma_k^2), normalised, is that knowledge after it. A pixel's
+    three colours belong to one component.
+
+    Returns:
+        (B, K, H, W) float32; their exp sums to 1 at every pixel, and is 0 where m_k is.
+    """
+    weighted = _weighted(x, x_k, log_masks, sigma, joint_channels=True)
+    return weighted.squeeze(2).log_softmax(dim=1)
+
+
 LIKELIHOODS = {"mixture": mixture_nll, "printed": printed_nll}

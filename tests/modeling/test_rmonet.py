@@ -86,6 +86,21 @@ def test_output_contract(small_cfg, box_source, num_components):
         assert output["latents"].shape == (num_components, 16)
 
 
+def test_posterior_masks_are_the_responsibilities_of_the_mixture(small_cfg):
+    opts = ("MODEL.RPN.SCORE_THRESH_TEST", 0.0, "MODEL.ROI_MASK_HEAD.INIT_LOGIT", 1.0)
+    model = build_model(small_cfg(*opts)).eval()
+    with torch.no_grad():
+        attention = model(batch())
+        model.output_masks = "posterior"
+        posterior = model(batch())
+    for item, a, p in zip(batch(), attention, posterior, strict=True):
+        x = item["image"].float() / 255
+        normal = torch.distributions.Normal(a["components"], model.sigma.view(-1, 1, 1, 1))
+        joint = a["masks"] * normal.log_prob(x).sum(dim=1).exp()
+        torch.testing.assert_close(p["masks"], joint / joint.sum(dim=0), rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(p["reconstruction"], a["reconstruction"])
+
+
 def test_no_region_is_all_background(small_cfg):
     model = build_model(small_cfg("MODEL.RPN.SCORE_THRESH_TEST", 1.1)).eval()
     with torch.no_grad():
@@ -160,6 +175,7 @@ def test_loss_unit_is_a_sum_or_a_mean_over_pixels(small_cfg):
         ("MODEL.RMONET.MASK_NORMALIZATION", "softmax"),
         ("MODEL.RMONET.MIXTURE_OVER", "channel"),
         ("MODEL.RMONET.MASK_KL_TRAINS", "vae"),
+        ("MODEL.PSEUDO_LABELS.MASKS", "posterior"),
         ("MODEL.VAE.ENCODER_INPUT", "peak_mask"),
         ("MODEL.PSEUDO_LABELS.NAME", "SkimageMultiOtsu"),
         ("MODEL.PSEUDO_LABELS.CUMULATIVE", True),
@@ -182,6 +198,8 @@ def test_options_train(small_cfg, key, value):
         "MODEL.RMONET.MIXTURE_OVER",
         "MODEL.RMONET.LOSS_UNIT",
         "MODEL.RMONET.BOX_SOURCE",
+        "MODEL.RMONET.OUTPUT_MASKS",
+        "MODEL.PSEUDO_LABELS.MASKS",
         "MODEL.RMONET.MASK_KL_TRAINS",
         "MODEL.RPN.REG_NORMALIZER",
     ],

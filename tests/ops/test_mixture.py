@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from rmonet_d2.ops.mixture import component_scales, gaussian_log_prob, mixture_nll, printed_nll
+from rmonet_d2.ops.mixture import (
+    component_scales,
+    gaussian_log_prob,
+    log_responsibilities,
+    mixture_nll,
+    printed_nll,
+)
 
 
 def random_case(seed, batch=2, components=4, size=(5, 6)):
@@ -88,3 +94,34 @@ def test_printed_line_is_finite_without_foreground():
     x, x_k, log_masks, sigma = random_case(5)
     log_masks[:, :-1], log_masks[:, -1] = -torch.inf, 0.0
     assert torch.isfinite(printed_nll(x, x_k, log_masks, sigma)).all()
+
+
+def test_responsibilities_are_bayes_rule():
+    x, x_k, log_masks, sigma = random_case(5, batch=1, components=3, size=(2, 3))
+    masks = log_responsibilities(x, x_k, log_masks, sigma).exp()
+    for i in range(2):
+        for j in range(3):
+            joint = []
+            for k in range(3):
+                normal = torch.distributions.Normal(x_k[0, k, :, i, j].double(), sigma[k].double())
+                likelihood = normal.log_prob(x[0, :, i, j].double()).sum().exp()
+                joint.append(log_masks[0, k, i, j].double().exp() * likelihood)
+            joint = torch.stack(joint)
+            torch.testing.assert_close(masks[0, :, i, j].double(), joint / joint.sum())
+
+
+def test_responsibilities_are_the_gradient_of_the_likelihood():
+    """d log p(x | z) / d log m_k: the masks learn towards them."""
+    x, x_k, log_masks, sigma = random_case(6)
+    log_masks.requires_grad_()
+    (-mixture_nll(x, x_k, log_masks, sigma)).sum().backward()
+    expected = log_responsibilities(x, x_k, log_masks, sigma).exp()
+    torch.testing.assert_close(log_masks.grad, expected.detach())
+
+
+def test_a_component_without_a_mask_has_no_responsibility():
+    x, x_k, log_masks, sigma = random_case(7)
+    log_masks[:, 1] = -torch.inf
+    masks = log_responsibilities(x, x_k, log_masks, sigma).exp()
+    assert (masks[:, 1] == 0).all()
+    torch.testing.assert_close(masks.sum(dim=1), torch.ones(masks[:, 0].shape))

@@ -23,7 +23,7 @@ from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
 from rmonet_d2.modeling.regions import Regions, RegionWarmup
 from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
 from rmonet_d2.ops.divergence import latent_kl, mask_kl
-from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales
+from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibilities
 from rmonet_d2.ops.stick_breaking import MASK_NORMALIZATIONS
 from rmonet_d2.visualization.pictures import scene_sheet
 
@@ -65,6 +65,8 @@ class RMONet(nn.Module):
         mask_kl_trains: str,
         vae_first_iters: int,
         box_source: str,
+        output_masks: str,
+        pseudo_label_masks: str,
         min_mask_pixels: int,
         vis_period: int,
         channels_last: bool,
@@ -87,6 +89,7 @@ class RMONet(nn.Module):
             likelihood, mixture_over, mask_normalization, mask_kl_trains: see the config.
             vae_first_iters: iterations in which only the VAE learns.
             box_source: "proposal" or "mask".
+            output_masks, pseudo_label_masks: "attention" or "posterior", see the config.
             min_mask_pixels: smallest object in pixels.
             vis_period: iterations between pictures, 0 for none.
             channels_last: memory format of the convolutions.
@@ -110,6 +113,12 @@ class RMONet(nn.Module):
             raise ValueError(
                 f'MODEL.RMONET.MASK_KL_TRAINS is "{mask_kl_trains}": use "both" or "vae".'
             )
+        for key, masks in (
+            ("MODEL.RMONET.OUTPUT_MASKS", output_masks),
+            ("MODEL.PSEUDO_LABELS.MASKS", pseudo_label_masks),
+        ):
+            if masks not in ("attention", "posterior"):
+                raise ValueError(f'{key} is "{masks}": use "attention" or "posterior".')
         if box_source not in BOX_SOURCES:
             raise ValueError(f'MODEL.RMONET.BOX_SOURCE is "{box_source}": use one of {BOX_SOURCES}')
         self.backbone = backbone
@@ -129,6 +138,8 @@ class RMONet(nn.Module):
         self.mask_kl_trains = mask_kl_trains
         self.vae_first_iters = vae_first_iters
         self.box_source = box_source
+        self.output_masks = output_masks
+        self.pseudo_label_masks = pseudo_label_masks
         self.min_mask_pixels = min_mask_pixels
         self.vis_period = vis_period
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -169,6 +180,8 @@ class RMONet(nn.Module):
             "mask_kl_trains": rmonet.MASK_KL_TRAINS,
             "vae_first_iters": rmonet.VAE_FIRST_ITERS,
             "box_source": rmonet.BOX_SOURCE,
+            "output_masks": rmonet.OUTPUT_MASKS,
+            "pseudo_label_masks": cfg.MODEL.PSEUDO_LABELS.MASKS,
             "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
             "vis_period": cfg.VIS_PERIOD,
             "channels_last": rmonet.CHANNELS_LAST,
@@ -201,7 +214,8 @@ class RMONet(nn.Module):
         losses = self.generative_losses(x, log_masks, decoded)
         pseudo = None
         if not vae_only:
-            pseudo = self.pseudo_labels(log_masks[:, :-1].detach().exp(), iteration)
+            masks = self.masks_of_kind(self.pseudo_label_masks, x, log_masks, decoded)
+            pseudo = self.pseudo_labels(masks[:, :-1], iteration)
             losses |= self.proposal_generator.pseudo_losses(rpn_outputs, pseudo)
             self._log_regions(regions, log_masks, pseudo)
         elif torch.distributed.is_initialized():
@@ -253,12 +267,21 @@ class RMONet(nn.Module):
             "loss_kl_mask": mask_kl(target, decoded.mask_logits).mean() * self.loss_scale,
         }
 
+    @torch.no_grad()
+    def masks_of_kind(
+        self, kind: str, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
+    ) -> torch.Tensor:
+        """(B, K, H, W) masks that sum to 1: "attention", m_k, or the "posterior" of Eq. 2."""
+        if kind == "posterior":
+            log_masks = log_responsibilities(x, decoded.x_k, log_masks, self.sigma)
+        return log_masks.exp()
+
     def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
         """Decompose images: the list of dicts that :meth:`forward` documents."""
         regions, _, log_masks = self.attend(x)
         decoded = self.vae(x, log_masks)
-        masks = log_masks.exp()
-        reconstruction = (masks[:, :, None] * decoded.x_k).sum(dim=1)
+        masks = self.masks_of_kind(self.output_masks, x, log_masks, decoded)
+        reconstruction = (log_masks.exp()[:, :, None] * decoded.x_k).sum(dim=1)
         results = []
         for i, item in enumerate(batched_inputs):
             size = (item.get("height", self.image_size[0]), item.get("width", self.image_size[1]))
