@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from pycocotools import mask as mask_utils
 
+from rmonet_d2.evaluation.errors import COUNTS, count_errors, error_shares
 from rmonet_d2.evaluation.metrics import (
     adjusted_rand_index,
     foreground_ari,
@@ -100,6 +101,8 @@ class ARIEvaluator(DatasetEvaluator):
         consistency: mean IoU of the two boxes of each object found, the RPN's and the tight one of
             its mask, in [0, 1]: the paper's thesis as a number. nan for a model with one kind.
         num_images, num_without_objects: images evaluated, and those of them without objects.
+    Under "errors", in percent: what is wrong with how many objects, and where pixels are lost, see
+    :func:`rmonet_d2.evaluation.errors.count_errors`. The background is the last component.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
@@ -152,6 +155,7 @@ class ARIEvaluator(DatasetEvaluator):
             "mse": _image_mse(item["image"], output.get("reconstruction")),
             "consistency": _box_consistency(output.get("instances")),
             "num_objects": int(visible.any(axis=(1, 2)).sum()),
+            **count_errors(visible, pred, background=len(output["masks"]) - 1),
         }
 
     def evaluate(self) -> dict:
@@ -169,9 +173,11 @@ class ARIEvaluator(DatasetEvaluator):
         results["num_images"] = len(figures)
         results["num_without_objects"] = sum(f["num_objects"] == 0 for f in figures)
         self._logger.info(f"Decomposition of {self._dataset_name}:\n" + create_small_table(results))
+        errors = error_shares([{name: f[name] for name in COUNTS} for f in figures])
+        self._logger.info(f"Errors in {self._dataset_name}, %:\n" + create_small_table(errors))
         if self._output_dir:
             self._write(figures)
-        return {"decomposition": results}
+        return {"decomposition": results, "errors": errors}
 
     def _write(self, figures: list[dict]) -> None:
         PathManager.mkdirs(self._output_dir)
