@@ -23,6 +23,7 @@ import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
 from rmonet_d2.engine import ConfigError
+from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.tables import table
 
 PLAIN = "plain, fp32"
@@ -37,7 +38,7 @@ def compare(args, is_training: bool) -> dict:
     for result in results.values():
         result["times_plain"] = plain / result["seconds"]
     name = "training step" if is_training else "inference"
-    print(f"\n## A {name}, batch of {args.batch_size}\n")
+    print(f"\n## {name.capitalize()}, batch of {args.batch_size}\n")
     header = [name, "s", "images/s", "times as fast as plain"]
     print(table(header, ([key, *result.values()] for key, result in results.items())))
     return results
@@ -157,6 +158,8 @@ def main(argv=None) -> int:
     results = {"machine": machine.describe(torch.device(args.device)), "config": args.config_file}
     print(", ".join(f"{key}: {value}" for key, value in results["machine"].items()))
     print(f"config: {args.config_file}")
+    if args.device == "cpu":
+        keep_freed_memory()
     for name in args.sections or SECTIONS:
         results[name] = SECTIONS[name](args)
     if args.json:

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from rmonet_d2.benchmark.timing import Stopwatch, side_by_side
 from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
 from rmonet_d2.engine import load_config
+from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.solver import build_optimizer
 
 FP32 = ["SOLVER.AMP.ENABLED", False]
@@ -162,6 +163,7 @@ def peak_memory(config_file: str, opts: list, training: bool = True) -> float:
 
 def measure_peak(config_file: str, opts: list, training: bool) -> float:
     """For :func:`peak_memory`, in the process that is measured."""
+    keep_freed_memory()
     step = Step(config_of(config_file, opts))
     run = step if training else step.infer
     step.model.train(training)
