@@ -1,33 +1,24 @@
 """What the machine is, and how fast it multiplies matrices."""
 
-import os
 import platform
 
 import torch
 
 from rmonet_d2.benchmark.timing import side_by_side
+from rmonet_d2.hardware import processor
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def describe(device: torch.device) -> dict[str, str]:
     """Processor or accelerator, threads, and versions, for the head of a table."""
-    info = {"device": str(device), "processor": _processor_name()}
+    info = {"device": str(device), "processor": processor()}
     if device.type == "cuda":
         info["processor"] = torch.cuda.get_device_name(device)
     info["threads"] = str(torch.get_num_threads())
     info["torch"] = torch.__version__
     info["python"] = platform.python_version()
     return info
-
-
-def _processor_name() -> str:
-    name = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            models = [line.split(":", 1)[1].strip() for line in file if "model name" in line]
-        name = models[0] if models else name
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def matmul_rates(device: torch.device, size: int = 2048, repeats: int = 9) -> dict[str, float]:

@@ -3,11 +3,11 @@
 import base64
 import html
 import os
-import platform
 from collections.abc import Sequence
 
 import torch
 
+from rmonet_d2.hardware import processor
 from rmonet_d2.visualization.figures import ari_curve, loss_curves
 from rmonet_d2.visualization.run_log import RunLog, find_results, read_run
 
@@ -248,17 +248,8 @@ def _facts(run: RunLog) -> str:
 
 def hardware() -> str:
     """This machine in one line: processor or GPU, cores, PyTorch."""
-    name = platform.processor() or platform.machine()
-    if os.path.isfile("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            models = [
-                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
-            ]
-        name = models[0] if models else name
-    if torch.cuda.is_available():
-        name = f"{torch.cuda.get_device_name()}, {name}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{name}, {cores} cores, PyTorch {torch.__version__}"
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return f"{gpu}{processor()}, PyTorch {torch.__version__}"
 
 
 def _commands(run: RunLog) -> str:

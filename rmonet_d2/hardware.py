@@ -1,0 +1,17 @@
+"""What machine this is, for reports and benchmarks."""
+
+import os
+import platform
+
+
+def processor() -> str:
+    """The processor's name and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    if os.path.isfile("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            models = [
+                line.split(":", 1)[1].strip() for line in file if line.startswith("model name")
+            ]
+        name = models[0] if models else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
