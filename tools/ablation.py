@@ -29,7 +29,11 @@ VARIANTS = {
     ),
     "no_thresholds": (
         "peak and mean thresholds of the pseudo labels",
-        ["MODEL.PSEUDO_LABELS.MIN_PEAK", 0.0, "MODEL.PSEUDO_LABELS.MIN_SCORE", 0.0],
+        [
+            *("MODEL.PSEUDO_LABELS.MIN_PEAK", 0.0),
+            *("MODEL.PSEUDO_LABELS.MIN_SCORE", 0.0),
+            *("MODEL.PSEUDO_LABELS.EARLY_MIN_SCORE", 0.0),
+        ],
     ),
     "exact_classes": ("cumulative classes", ["MODEL.PSEUDO_LABELS.CUMULATIVE", False]),
     "no_vae_first": ("the VAE's first iterations alone", ["MODEL.RMONET.VAE_FIRST_ITERS", 0]),
