@@ -85,6 +85,10 @@ def _add_model(cfg: CN) -> None:
     # Exported masks: "attention" (m_k, the paper) or "posterior" (m_k after the components' colours
     # are compared with the pixel's: the responsibilities of Eq. 2).
     cfg.MODEL.RMONET.OUTPUT_MASKS = "attention"
+    # The exported posterior: so many times the VAE encodes the components anew from it, and its
+    # sigmas are those of Eq. 2 times this.
+    cfg.MODEL.RMONET.POSTERIOR_STEPS = 0
+    cfg.MODEL.RMONET.POSTERIOR_SIGMA_SCALE = 1.0
     # A component is exported as an instance if its mask wins at least this many pixels.
     cfg.MODEL.RMONET.MIN_MASK_PIXELS = 5
     cfg.MODEL.RMONET.CHANNELS_LAST = True

@@ -1,4 +1,3 @@
-import resource
 import subprocess
 import sys
 
@@ -29,8 +28,10 @@ def faults(mode):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_used_again():
-    assert faults("keep") < 100
-    assert resource.getpagesize() >= 4096
+    kept = faults("keep")
+    assert kept < 100
+    # The default hands 20 MiB back with every tensor: 20 rounds of 4 tensors fault them in again.
+    assert faults("default") > 100 * (kept + 1)
 
 
 def test_elsewhere_it_does_nothing(monkeypatch):

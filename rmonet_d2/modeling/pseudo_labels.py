@@ -22,6 +22,7 @@ Both implementations follow the same rules, and give equal boxes in the same ord
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +53,13 @@ with the foreground masks; see :class:`PseudoLabels`.
 def build_pseudo_labels(cfg: CfgNode) -> "PseudoLabels":
     """The hook that ``cfg.MODEL.PSEUDO_LABELS.NAME`` names."""
     return PSEUDO_LABELS_REGISTRY.get(cfg.MODEL.PSEUDO_LABELS.NAME)(cfg)
+
+
+class BoxLimits(NamedTuple):
+    """The smallest side in pixels and the lowest mean of m_k that a box may have."""
+
+    min_size: float
+    min_score: float
 
 
 class PseudoLabels(ABC):
@@ -93,9 +101,8 @@ class PseudoLabels(ABC):
         self.nms_thresh = nms_thresh
         self.cumulative = cumulative
         self.early_iters = early_iters
-        self.early_limits = (early_min_size, early_min_score)
-        self.late_limits = (min_size, min_score)
-        self.min_size, self.min_score = self.late_limits
+        self.early_limits = BoxLimits(early_min_size, early_min_score)
+        self.late_limits = BoxLimits(min_size, min_score)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict:
@@ -125,11 +132,11 @@ class PseudoLabels(ABC):
                 f"{masks.dtype} of shape {tuple(masks.shape)}."
             )
         early = iteration is not None and iteration < self.early_iters
-        self.min_size, self.min_score = self.early_limits if early else self.late_limits
-        return self._label(masks.detach().float())
+        limits = self.early_limits if early else self.late_limits
+        return self._label(masks.detach().float(), limits)
 
     @abstractmethod
-    def _label(self, masks: torch.Tensor) -> list[Instances]:
+    def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
         """Label float32 masks (B, R, H, W)."""
 
 
@@ -141,7 +148,7 @@ class BatchedMultiOtsu(PseudoLabels):
     boxes) and after each of the few rounds that join runs, never per image, mask or box.
     """
 
-    def _label(self, masks: torch.Tensor) -> list[Instances]:
+    def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
         num_images, num_masks, *size = masks.shape
         flat = masks.flatten(0, 1)
         rows = mask_rows(flat, self.min_value)
@@ -155,10 +162,10 @@ class BatchedMultiOtsu(PseudoLabels):
             rows.shape,
             self.cumulative,
         )
-        kept = self._has_good_shape(boxes).nonzero().squeeze(1)
+        kept = self._has_good_shape(boxes, limits.min_size).nonzero().squeeze(1)
         mask, boxes = plane.index_select(0, kept) % len(flat), boxes.index_select(0, kept)
         scores = box_means(rows, mask, boxes).float()
-        kept = self._select(scores, mask // num_masks, boxes)
+        kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
         mask = mask.index_select(0, kept)
         image = mask // num_masks
         fields = (
@@ -170,20 +177,20 @@ class BatchedMultiOtsu(PseudoLabels):
         images = zip(*(field.split(counts) for field in fields), strict=True)
         return [_instances(size, *image) for image in images]
 
-    def _has_good_shape(self, boxes: torch.Tensor) -> torch.Tensor:
+    def _has_good_shape(self, boxes: torch.Tensor, min_size: float) -> torch.Tensor:
         """(M,) bool for (M, 4) boxes."""
         width, height = (boxes[:, 2:] - boxes[:, :2]).double().unbind(1)
-        good = torch.minimum(width, height) >= self.min_size
+        good = torch.minimum(width, height) >= min_size
         good &= (height <= self.max_hw_ratio * width) & (width <= self.max_wh_ratio * height)
         return good
 
     def _select(
-        self, scores: torch.Tensor, image: torch.Tensor, boxes: torch.Tensor
+        self, scores: torch.Tensor, image: torch.Tensor, boxes: torch.Tensor, min_score: float
     ) -> torch.Tensor:
         """Indices of the boxes that remain, ordered by image and descending score."""
         order = scores.argsort(descending=True, stable=True)
         order = order.index_select(0, image.index_select(0, order).argsort(stable=True))
-        order = order[scores.index_select(0, order) >= self.min_score]
+        order = order[scores.index_select(0, order) >= min_score]
         kept = grouped_nms(
             boxes.index_select(0, order), image.index_select(0, order), self.nms_thresh
         )
@@ -194,16 +201,18 @@ class BatchedMultiOtsu(PseudoLabels):
 class SkimageMultiOtsu(PseudoLabels):
     """The readable reference: scikit-image on the CPU, mask by mask, as the paper does."""
 
-    def _label(self, masks: torch.Tensor) -> list[Instances]:
+    def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
         device = masks.device
-        return [self._label_image(image).to(device) for image in masks.cpu().numpy()]
+        return [self._label_image(image, limits).to(device) for image in masks.cpu().numpy()]
 
-    def _label_image(self, masks: np.ndarray) -> Instances:
+    def _label_image(self, masks: np.ndarray, limits: BoxLimits) -> Instances:
         """Label the masks (R, H, W) of one image."""
         found = [
             (class_, k, box, score)
             for k, mask in enumerate(masks)
-            for class_, box, score in self._label_mask(np.where(mask < self.min_value, 0, mask))
+            for class_, box, score in self._label_mask(
+                np.where(mask < self.min_value, 0, mask), limits
+            )
         ]
         # Stable sorts: descending score, then class, then mask, then the first pixel.
         found.sort(key=lambda entry: entry[0])
@@ -216,7 +225,9 @@ class SkimageMultiOtsu(PseudoLabels):
         kept = nms(boxes, ranks, self.nms_thresh)
         return _instances(masks.shape[1:], boxes[kept].float(), scores[kept], components[kept])
 
-    def _label_mask(self, mask: np.ndarray) -> Iterator[tuple[int, tuple, float]]:
+    def _label_mask(
+        self, mask: np.ndarray, limits: BoxLimits
+    ) -> Iterator[tuple[int, tuple, float]]:
         """Class, box and score of each component of one mask (H, W), by class and first pixel."""
         if not np.isfinite(mask).all() or mask.max() < self.min_peak:
             return
@@ -228,10 +239,10 @@ class SkimageMultiOtsu(PseudoLabels):
                 height, width = y1 - y0, x1 - x0
                 score = mask[y0:y1, x0:x1].mean(dtype=np.float64).astype(np.float32)
                 if (
-                    min(height, width) >= self.min_size
+                    min(height, width) >= limits.min_size
                     and height <= self.max_hw_ratio * width
                     and width <= self.max_wh_ratio * height
-                    and score >= self.min_score
+                    and score >= limits.min_score
                 ):
                     yield class_, (x0, y0, x1, y1), score
 

@@ -278,9 +278,12 @@ def test_config():
     keys.NUM_CLASSES, keys.MIN_SIZE, keys.CUMULATIVE, keys.MIN_PEAK = 4, 6, True, 0.3
     hook = build_pseudo_labels(cfg)
     assert type(hook) is BatchedMultiOtsu
+    elsewhere = ("NAME", "MASKS", "MIN_SIZE", "MIN_SCORE", "EARLY_MIN_SIZE", "EARLY_MIN_SCORE")
     for key, value in keys.items():
-        if key not in ("NAME", "MASKS") and not key.startswith("EARLY_"):
+        if key not in elsewhere:
             assert getattr(hook, key.lower()) == value
+    assert hook.late_limits == (keys.MIN_SIZE, keys.MIN_SCORE)
+    assert hook.early_limits == (keys.EARLY_MIN_SIZE, keys.EARLY_MIN_SCORE)
     keys.NAME = "SkimageMultiOtsu"
     assert type(build_pseudo_labels(cfg)) is SkimageMultiOtsu
     assert {"BatchedMultiOtsu", "SkimageMultiOtsu"} <= {name for name, _ in PSEUDO_LABELS_REGISTRY}

@@ -101,6 +101,41 @@ def test_posterior_masks_are_the_responsibilities_of_the_mixture(small_cfg):
         torch.testing.assert_close(p["reconstruction"], a["reconstruction"])
 
 
+def test_posterior_steps_encode_the_components_from_the_posterior(small_cfg):
+    opts = ("MODEL.RPN.SCORE_THRESH_TEST", 0.0, "MODEL.ROI_MASK_HEAD.INIT_LOGIT", 1.0)
+    model = build_model(small_cfg(*opts)).eval()
+    x = model.preprocess(batch())
+    with torch.no_grad():
+        attention = model(batch())
+        model.output_masks = "posterior"
+        model.posterior_steps, model.posterior_sigma_scale = 2, 0.5
+        refined = model(batch())
+
+        def responsibilities(masks, components):
+            normal = torch.distributions.Normal(components, 0.5 * model.sigma.view(-1, 1, 1, 1))
+            log_joint = masks.log() + normal.log_prob(image).sum(dim=1)
+            return (log_joint - log_joint.logsumexp(dim=0)).exp()
+
+        for image, a, p in zip(x, attention, refined, strict=True):
+            components = a["components"]
+            for _ in range(2):
+                posterior = responsibilities(a["masks"], components)
+                decoded = model.vae(image[None], posterior[None].log())
+                components = decoded.x_k[0]
+            torch.testing.assert_close(p["components"], components, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(p["latents"], decoded.mu[0], rtol=1e-3, atol=1e-4)
+            masks = responsibilities(a["masks"], components)
+            torch.testing.assert_close(p["masks"], masks, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("POSTERIOR_STEPS", -1), ("POSTERIOR_SIGMA_SCALE", 0.0)]
+)
+def test_bad_posterior_options_name_their_key(small_cfg, key, value):
+    with pytest.raises(ValueError, match=key):
+        build_model(small_cfg(f"MODEL.RMONET.{key}", value))
+
+
 def test_no_region_is_all_background(small_cfg):
     model = build_model(small_cfg("MODEL.RPN.SCORE_THRESH_TEST", 1.1)).eval()
     with torch.no_grad():

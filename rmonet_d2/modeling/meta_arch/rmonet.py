@@ -27,11 +27,18 @@ from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibil
 from rmonet_d2.ops.stick_breaking import MASK_NORMALIZATIONS
 from rmonet_d2.visualization.pictures import scene_sheet
 
-
-def _choose(table, key: str, name: str):
-    if name not in table:
-        raise ValueError(f'{key} is "{name}": use one of {list(table)}.')
-    return table[name]
+_MASK_KINDS = ("attention", "posterior")
+# Keys whose value is one of a few words.
+_CHOICES = {
+    "MODEL.RMONET.LOSS_UNIT": ("image", "pixel"),
+    "MODEL.RMONET.LIKELIHOOD": tuple(LIKELIHOODS),
+    "MODEL.RMONET.MIXTURE_OVER": ("pixel", "channel"),
+    "MODEL.RMONET.MASK_NORMALIZATION": tuple(MASK_NORMALIZATIONS),
+    "MODEL.RMONET.MASK_KL_TRAINS": ("both", "vae"),
+    "MODEL.RMONET.OUTPUT_MASKS": _MASK_KINDS,
+    "MODEL.RMONET.BOX_SOURCE": BOX_SOURCES,
+    "MODEL.PSEUDO_LABELS.MASKS": _MASK_KINDS,
+}
 
 
 @META_ARCH_REGISTRY.register()
@@ -66,6 +73,8 @@ class RMONet(nn.Module):
         vae_first_iters: int,
         box_source: str,
         output_masks: str,
+        posterior_steps: int,
+        posterior_sigma_scale: float,
         pseudo_label_masks: str,
         min_mask_pixels: int,
         vis_period: int,
@@ -90,6 +99,8 @@ class RMONet(nn.Module):
             vae_first_iters: iterations in which only the VAE learns.
             box_source: "proposal" or "mask".
             output_masks, pseudo_label_masks: "attention" or "posterior", see the config.
+            posterior_steps, posterior_sigma_scale: of the exported posterior, see
+                :meth:`posterior`.
             min_mask_pixels: smallest object in pixels.
             vis_period: iterations between pictures, 0 for none.
             channels_last: memory format of the convolutions.
@@ -98,29 +109,29 @@ class RMONet(nn.Module):
             ValueError: a value that a config key does not allow; names the key.
         """
         super().__init__()
+        if posterior_steps < 0 or posterior_sigma_scale <= 0:
+            raise ValueError(
+                f"MODEL.RMONET.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
+                f"{posterior_sigma_scale}: they must be at least 0 and greater than 0."
+            )
         if num_components < 2:
             raise ValueError(
                 f"MODEL.RMONET.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
                 "one foreground component and the background."
             )
-        if loss_unit not in ("image", "pixel"):
-            raise ValueError(f'MODEL.RMONET.LOSS_UNIT is "{loss_unit}": use "image" or "pixel".')
-        if mixture_over not in ("pixel", "channel"):
-            raise ValueError(
-                f'MODEL.RMONET.MIXTURE_OVER is "{mixture_over}": use "pixel" or "channel".'
-            )
-        if mask_kl_trains not in ("both", "vae"):
-            raise ValueError(
-                f'MODEL.RMONET.MASK_KL_TRAINS is "{mask_kl_trains}": use "both" or "vae".'
-            )
-        for key, masks in (
+        for key, value in (
+            ("MODEL.RMONET.LOSS_UNIT", loss_unit),
+            ("MODEL.RMONET.LIKELIHOOD", likelihood),
+            ("MODEL.RMONET.MIXTURE_OVER", mixture_over),
+            ("MODEL.RMONET.MASK_NORMALIZATION", mask_normalization),
+            ("MODEL.RMONET.MASK_KL_TRAINS", mask_kl_trains),
             ("MODEL.RMONET.OUTPUT_MASKS", output_masks),
+            ("MODEL.RMONET.BOX_SOURCE", box_source),
             ("MODEL.PSEUDO_LABELS.MASKS", pseudo_label_masks),
         ):
-            if masks not in ("attention", "posterior"):
-                raise ValueError(f'{key} is "{masks}": use "attention" or "posterior".')
-        if box_source not in BOX_SOURCES:
-            raise ValueError(f'MODEL.RMONET.BOX_SOURCE is "{box_source}": use one of {BOX_SOURCES}')
+            if value not in _CHOICES[key]:
+                choices = ", ".join(f'"{choice}"' for choice in _CHOICES[key])
+                raise ValueError(f'{key} is "{value}": use one of {choices}.')
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
@@ -130,15 +141,15 @@ class RMONet(nn.Module):
         self.image_size = tuple(image_size)
         self.loss_weights = loss_weights
         self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
-        self.nll = _choose(LIKELIHOODS, "MODEL.RMONET.LIKELIHOOD", likelihood)
+        self.nll = LIKELIHOODS[likelihood]
         self.joint_channels = mixture_over == "pixel"
-        self.normalize_masks = _choose(
-            MASK_NORMALIZATIONS, "MODEL.RMONET.MASK_NORMALIZATION", mask_normalization
-        )
+        self.normalize_masks = MASK_NORMALIZATIONS[mask_normalization]
         self.mask_kl_trains = mask_kl_trains
         self.vae_first_iters = vae_first_iters
         self.box_source = box_source
         self.output_masks = output_masks
+        self.posterior_steps = posterior_steps
+        self.posterior_sigma_scale = posterior_sigma_scale
         self.pseudo_label_masks = pseudo_label_masks
         self.min_mask_pixels = min_mask_pixels
         self.vis_period = vis_period
@@ -181,6 +192,8 @@ class RMONet(nn.Module):
             "vae_first_iters": rmonet.VAE_FIRST_ITERS,
             "box_source": rmonet.BOX_SOURCE,
             "output_masks": rmonet.OUTPUT_MASKS,
+            "posterior_steps": rmonet.POSTERIOR_STEPS,
+            "posterior_sigma_scale": rmonet.POSTERIOR_SIGMA_SCALE,
             "pseudo_label_masks": cfg.MODEL.PSEUDO_LABELS.MASKS,
             "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
             "vis_period": cfg.VIS_PERIOD,
@@ -214,7 +227,7 @@ class RMONet(nn.Module):
         losses = self.generative_losses(x, log_masks, decoded)
         pseudo = None
         if not vae_only:
-            masks = self.masks_of_kind(self.pseudo_label_masks, x, log_masks, decoded)
+            masks = self.masks_to_label(x, log_masks, decoded)
             pseudo = self.pseudo_labels(masks[:, :-1], iteration)
             losses |= self.proposal_generator.pseudo_losses(rpn_outputs, pseudo)
             self._log_regions(regions, log_masks, pseudo)
@@ -268,19 +281,38 @@ class RMONet(nn.Module):
         }
 
     @torch.no_grad()
-    def masks_of_kind(
-        self, kind: str, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
+    def masks_to_label(
+        self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
     ) -> torch.Tensor:
-        """(B, K, H, W) masks that sum to 1: "attention", m_k, or the "posterior" of Eq. 2."""
-        if kind == "posterior":
+        """(B, K, H, W) masks that become pseudo boxes: m_k, or the posterior of Eq. 2."""
+        if self.pseudo_label_masks == "posterior":
             log_masks = log_responsibilities(x, decoded.x_k, log_masks, self.sigma)
         return log_masks.exp()
+
+    def posterior(self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs):
+        """The posterior p(k | x, z) of Eq. 2 and components that fit it; not in the paper.
+
+        Coordinate ascent of the mixture, as in EM: the posterior tells which pixels a component
+        explains, the VAE encodes the component from these, and so on, ``posterior_steps`` times.
+        m_k stays the prior. The sigmas of training are wider than the error of a trained decoder:
+        ``posterior_sigma_scale`` < 1 lets colours that are close decide.
+
+        Returns:
+            (log masks (B, K, H, W), VAEOutputs)
+        """
+        sigma = self.sigma * self.posterior_sigma_scale
+        for _ in range(self.posterior_steps):
+            decoded = self.vae(x, log_responsibilities(x, decoded.x_k, log_masks, sigma))
+        return log_responsibilities(x, decoded.x_k, log_masks, sigma), decoded
 
     def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
         """Decompose images: the list of dicts that :meth:`forward` documents."""
         regions, _, log_masks = self.attend(x)
         decoded = self.vae(x, log_masks)
-        masks = self.masks_of_kind(self.output_masks, x, log_masks, decoded)
+        masks = log_masks.exp()
+        if self.output_masks == "posterior":
+            log_posterior, decoded = self.posterior(x, log_masks, decoded)
+            masks = log_posterior.exp()
         reconstruction = (log_masks.exp()[:, :, None] * decoded.x_k).sum(dim=1)
         results = []
         for i, item in enumerate(batched_inputs):
