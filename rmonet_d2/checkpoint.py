@@ -6,6 +6,9 @@ import re
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils.file_io import PathManager
+from iopath.common.file_io import PathHandler
+from torchvision.models import get_model_weights
 
 # torchvision's names -> names under the backbone's bottom-up network.
 _TORCHVISION_NAMES = (
@@ -20,6 +23,47 @@ _TORCHVISION_NAMES = (
 
 class CheckpointError(RuntimeError):
     """A weights file that cannot be used; the message names it."""
+
+
+class TorchvisionHandler(PathHandler):
+    """``torchvision://resnet18``: ImageNet weights as torchvision provides them.
+
+    They are downloaded once, into torch's folder of checkpoints.
+    """
+
+    PREFIX = "torchvision://"
+
+    def _get_supported_prefixes(self):
+        return [self.PREFIX]
+
+    def _get_local_path(self, path, force=False, **kwargs):
+        name = path.removeprefix(self.PREFIX)
+        try:
+            url = get_model_weights(name).IMAGENET1K_V1.url
+        except (ValueError, AttributeError):
+            raise CheckpointError(
+                f'MODEL.WEIGHTS is "{path}": torchvision has no ImageNet weights of that name; the '
+                "backbone is torchvision://resnet18."
+            ) from None
+        folder = os.path.join(torch.hub.get_dir(), "checkpoints")
+        file = os.path.join(folder, os.path.basename(url))
+        if not os.path.isfile(file):
+            os.makedirs(folder, exist_ok=True)
+            try:
+                torch.hub.download_url_to_file(url, file)
+            except OSError as error:
+                raise CheckpointError(
+                    f'MODEL.WEIGHTS is "{path}", but {os.path.basename(url)} cannot be downloaded '
+                    f"({error}): put that file into {folder}, or name it in MODEL.WEIGHTS; "
+                    'MODEL.WEIGHTS "" starts without it.'
+                ) from None
+        return file
+
+    def _isfile(self, path, **kwargs):
+        return path.startswith(self.PREFIX)
+
+
+PathManager.register_handler(TorchvisionHandler())
 
 
 def is_torchvision_resnet(state: dict) -> bool:
@@ -43,7 +87,8 @@ class SceneCheckpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that refuses weights of another architecture.
 
     ``MODEL.WEIGHTS`` may be a checkpoint of this project (full, or weights only, in half precision
-    too) or torchvision's ImageNet ResNet18 file, which goes into the backbone.
+    too) or torchvision's ImageNet ResNet18, as a file or as ``torchvision://resnet18``, which goes
+    into the backbone.
     """
 
     def load(self, path, *args, **kwargs):

@@ -91,6 +91,8 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.RMONET.POSTERIOR_SIGMA_SCALE = 1.0
     # A component is exported as an instance if its mask wins at least this many pixels.
     cfg.MODEL.RMONET.MIN_MASK_PIXELS = 5
+    # Pieces of an exported mask that are not connected to it and have fewer pixels are left out.
+    cfg.MODEL.RMONET.MIN_PIECE_PIXELS = 0
     cfg.MODEL.RMONET.CHANNELS_LAST = True
 
 

@@ -33,6 +33,7 @@ from detectron2.utils.logger import setup_logger
 from rmonet_d2.checkpoint import SceneCheckpointer
 from rmonet_d2.config import add_rmonet_config
 from rmonet_d2.data.catalog import require_dataset, unlabelled_dicts
+from rmonet_d2.data.folder import is_folder, register_folder
 from rmonet_d2.data.loader import build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
 from rmonet_d2.evaluation import build_evaluator
@@ -115,11 +116,27 @@ def check_datasets(names: list[str]) -> None:
         FileNotFoundError: files that are not there; names the command that makes them.
     """
     for name in names:
+        if is_folder(name):
+            register_folder(name)
         known = DatasetCatalog.list()
         if name not in known:
             hint = _did_you_mean(name, known)
             raise ConfigError(f'DATASETS: no data set "{name}" is registered.{hint}')
         require_dataset(name)
+
+
+def check_test_sets(names: list[str]) -> None:
+    """Find a test set without ground truth.
+
+    Raises:
+        ConfigError: the name of a folder of images.
+    """
+    for name in names:
+        if is_folder(name):
+            raise ConfigError(
+                f'DATASETS.TEST: "{name}" has no annotations to evaluate with. Leave it out '
+                '(DATASETS.TEST "()"), and look at its objects with tools/discover.py.'
+            )
 
 
 def setup(args) -> CfgNode:
@@ -128,11 +145,13 @@ def setup(args) -> CfgNode:
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.MODEL.DEVICE = "cpu"
     check_config(cfg)
+    check_test_sets(cfg.DATASETS.TEST)
     check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if not args.eval_only:
-        epochs_to_iterations(cfg, len(unlabelled_dicts(cfg.DATASETS.TRAIN)))
+        records = unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE, quiet=True)
+        epochs_to_iterations(cfg, len(records))
     cfg.freeze()
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")

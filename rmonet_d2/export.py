@@ -19,10 +19,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from rmonet_d2.checkpoint import SceneCheckpointer
+from rmonet_d2.data.folder import IMAGE_SUFFIXES, find_images
 from rmonet_d2.data.mapper import UnlabelledMapper, UnreadableImageError, resize_image
 from rmonet_d2.visualization.pictures import overlay
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 ON_ERROR = ("skip", "stop")
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}
 
@@ -73,8 +73,7 @@ def list_images(inputs: Iterable[str]) -> list[str]:
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = (p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            files += sorted(str(p) for p in found if p.is_file())
+            files += find_images(path)
         elif path.is_file():
             files.append(str(path))
         else:

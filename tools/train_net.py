@@ -16,6 +16,7 @@ from detectron2.utils.file_io import PathManager
 import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.checkpoint import CheckpointError, SceneCheckpointer
 from rmonet_d2.data.coco import MalformedAnnotationsError
+from rmonet_d2.data.folder import EmptyDatasetError
 from rmonet_d2.data.mapper import UnreadableImageError
 from rmonet_d2.data.packed import PackedImageError
 from rmonet_d2.engine import ConfigError, Trainer, setup
@@ -24,6 +25,7 @@ from rmonet_d2.engine import ConfigError, Trainer, setup
 USER_ERRORS = (
     CheckpointError,
     ConfigError,
+    EmptyDatasetError,
     FileNotFoundError,
     FloatingPointError,
     MalformedAnnotationsError,

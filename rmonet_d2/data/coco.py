@@ -156,6 +156,32 @@ def _image_records(
     return records
 
 
+def load_coco_images(json_file: str | os.PathLike, image_root: str) -> list[dict[str, Any]]:
+    """Load the records of a COCO data set of image files and leave the ground truth alone.
+
+    Returns:
+        dicts with ``file_name`` (under ``image_root``), ``image_id``, ``height`` and ``width``, by
+        image id, as Detectron2's ``load_coco_json`` orders them.
+
+    Raises:
+        FileNotFoundError, MalformedAnnotationsError: as ``read_coco_json``.
+    """
+    records = []
+    for position, image in enumerate(_read_images_only(json_file)):
+        try:
+            records.append(
+                {
+                    "file_name": os.path.join(image_root, image["file_name"]),
+                    "image_id": image["id"],
+                    "height": image["height"],
+                    "width": image["width"],
+                }
+            )
+        except _MALFORMED as error:
+            raise _malformed(json_file, f"images[{position}]", error) from None
+    return sorted(records, key=lambda record: record["image_id"])
+
+
 def load_packed_images(
     json_file: str | os.PathLike, images_file: str | os.PathLike
 ) -> list[dict[str, Any]]:

@@ -114,7 +114,8 @@ def build_train_loader(
     """The endless training loader of DATASETS.TRAIN.
 
     Args:
-        cfg: config; reads DATASETS.TRAIN, SOLVER.IMS_PER_BATCH, DATALOADER.NUM_WORKERS, SEED.
+        cfg: config; reads DATASETS.TRAIN, INPUT.UNREADABLE, SOLVER.IMS_PER_BATCH,
+            DATALOADER.NUM_WORKERS, SEED.
         mapper: by default ``UnlabelledMapper``.
         start_iter: iterations already done; batch i is the same whatever the start.
 
@@ -125,7 +126,9 @@ def build_train_loader(
         ValueError: SOLVER.IMS_PER_BATCH cannot be divided among the processes.
     """
     mapper = UnlabelledMapper(cfg, True) if mapper is None else mapper
-    records = DatasetFromList(unlabelled_dicts(cfg.DATASETS.TRAIN), copy=False)
+    records = DatasetFromList(
+        unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE), copy=False
+    )
     total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if total < 1 or total % world_size:
         raise ValueError(

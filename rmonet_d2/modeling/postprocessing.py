@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
+from rmonet_d2.ops.components import label_components
+
 BOX_SOURCES = ("proposal", "mask")
 
 
@@ -35,6 +37,16 @@ def resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
+def without_specks(masks: torch.Tensor, min_pixels: float) -> torch.Tensor:
+    """Boolean masks (N, H, W) without their 8-connected pieces of fewer than ``min_pixels``."""
+    labels = label_components(masks)
+    # Numbers that no two masks share; 0 stays "not set".
+    numbers = int(labels.max()) + 1 if labels.numel() else 1
+    labels += numbers * torch.arange(len(masks), device=masks.device)[:, None, None]
+    sizes = torch.bincount(labels.flatten(), minlength=numbers * len(masks))
+    return masks & (sizes >= min_pixels)[labels]
+
+
 def masks_to_instances(
     masks: torch.Tensor,
     scores: torch.Tensor,
@@ -42,6 +54,7 @@ def masks_to_instances(
     size: tuple[int, int],
     min_pixels: int,
     box_source: str = "mask",
+    min_piece: int = 0,
 ) -> Instances:
     """The objects of one image: foreground components that win at least ``min_pixels`` pixels.
 
@@ -52,6 +65,8 @@ def masks_to_instances(
         size: (height, width) of the result.
         min_pixels: components that win fewer pixels (at the input size) are not objects.
         box_source: "proposal" exports ``boxes``, "mask" the tight boxes of the masks.
+        min_piece: pieces of an object with fewer pixels (at the input size) are left out; a speck
+            far from its object would make the tight box much too large.
 
     Returns:
         Instances of ``size`` in descending score: ``pred_boxes``, ``scores``, ``pred_classes``
@@ -66,6 +81,8 @@ def masks_to_instances(
 
     winner = resize_masks(masks, size).argmax(dim=0)
     objects = winner[None] == keep[:, None, None]
+    if min_piece > 1:
+        objects = without_specks(objects, min_piece * size[0] * size[1] / (height * width))
     mask_boxes = tight_boxes(objects)
     instances = Instances(tuple(size))
     instances.scores = scores[keep]

@@ -2,8 +2,14 @@
 
 import numpy as np
 import torch
+from skimage.measure import label
 
-from rmonet_d2.modeling.postprocessing import masks_to_instances, resize_masks, tight_boxes
+from rmonet_d2.modeling.postprocessing import (
+    masks_to_instances,
+    resize_masks,
+    tight_boxes,
+    without_specks,
+)
 
 
 def two_objects():
@@ -27,6 +33,31 @@ def test_tight_boxes_against_numpy():
             assert box == expected
         else:
             assert box[0] == box[2] == 0 or box[2] <= box[0]
+
+
+def test_specks_against_scikit_image():
+    masks = torch.rand(5, 16, 18, generator=torch.Generator().manual_seed(0)) < 0.25
+    masks[3] = False
+    cleaned = without_specks(masks, 4)
+    for mask, clean in zip(masks.numpy(), cleaned.numpy(), strict=True):
+        pieces = label(mask)
+        sizes = np.bincount(pieces.flatten())
+        kept = [i for i in range(1, len(sizes)) if sizes[i] >= 4]
+        assert (clean == np.isin(pieces, kept)).all()
+    assert 0 < cleaned.sum() < masks.sum()
+    assert without_specks(masks[:0], 4).shape == (0, 16, 18)
+
+
+def test_a_speck_does_not_enlarge_the_box_of_its_object():
+    masks = two_objects()
+    masks[0, 17:19, 25], masks[3, 17:19, 25] = 0.9, 0.06
+    tight = masks_to_instances(masks, torch.ones(3), None, (20, 30), 1, min_piece=3)
+    assert tight.mask_boxes.tensor.tolist() == [[3, 2, 10, 6]]
+    # The limit is in pixels of the input, whatever the size of the result.
+    tight = masks_to_instances(masks, torch.ones(3), None, (40, 60), 1, min_piece=3)
+    assert tight.mask_boxes.tensor.tolist() == [[6, 4, 20, 12]]
+    loose = masks_to_instances(masks, torch.ones(3), None, (20, 30), 1)
+    assert loose.mask_boxes.tensor[0].tolist() == [3, 2, 26, 19]
 
 
 def test_small_and_unscored_components_are_dropped():

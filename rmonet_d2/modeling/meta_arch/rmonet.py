@@ -77,6 +77,7 @@ class RMONet(nn.Module):
         posterior_sigma_scale: float,
         pseudo_label_masks: str,
         min_mask_pixels: int,
+        min_piece_pixels: int,
         vis_period: int,
         channels_last: bool,
     ):
@@ -101,7 +102,7 @@ class RMONet(nn.Module):
             output_masks, pseudo_label_masks: "attention" or "posterior", see the config.
             posterior_steps, posterior_sigma_scale: of the exported posterior, see
                 :meth:`posterior`.
-            min_mask_pixels: smallest object in pixels.
+            min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
             vis_period: iterations between pictures, 0 for none.
             channels_last: memory format of the convolutions.
 
@@ -152,6 +153,7 @@ class RMONet(nn.Module):
         self.posterior_sigma_scale = posterior_sigma_scale
         self.pseudo_label_masks = pseudo_label_masks
         self.min_mask_pixels = min_mask_pixels
+        self.min_piece_pixels = min_piece_pixels
         self.vis_period = vis_period
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.register_buffer("sigma", component_scales(num_components, sigma_fg, sigma_bg), False)
@@ -196,6 +198,7 @@ class RMONet(nn.Module):
             "posterior_sigma_scale": rmonet.POSTERIOR_SIGMA_SCALE,
             "pseudo_label_masks": cfg.MODEL.PSEUDO_LABELS.MASKS,
             "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
+            "min_piece_pixels": rmonet.MIN_PIECE_PIXELS,
             "vis_period": cfg.VIS_PERIOD,
             "channels_last": rmonet.CHANNELS_LAST,
         }
@@ -324,6 +327,7 @@ class RMONet(nn.Module):
                 size,
                 self.min_mask_pixels,
                 self.box_source,
+                self.min_piece_pixels,
             )
             results.append(
                 {

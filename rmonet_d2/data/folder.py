@@ -1,0 +1,104 @@
+"""``folder:PATH``: any folder of images as an unlabelled training set, without registering it.
+
+    DATASETS.TRAIN '("folder:/path/to/images",)'
+
+All image files in the folder and its subfolders belong to it, in the order of their names. Sizes
+and aspect ratios may differ: every image is resized to INPUT.IMAGE_SIZE, aspect not kept (see
+``resize_image``), and boxes and masks are given back in the pixels of the file.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image, UnidentifiedImageError
+
+FOLDER_PREFIX = "folder:"
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_THREADS = 8
+# So many unreadable files are named in a message.
+_LISTED = 20
+
+
+class EmptyDatasetError(ValueError):
+    """A data set without images; the message names it."""
+
+
+def find_images(folder: str | os.PathLike) -> list[str]:
+    """Paths of the image files in a folder and its subfolders, sorted; hidden ones are left out."""
+    found = []
+    for path, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(path, name)
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
+        ]
+    return sorted(found)
+
+
+def unreadable_images(files: list[str]) -> dict[str, str]:
+    """Files that are not images, with the reason. Only headers are read: a file whose end is
+    missing shows when it is decoded."""
+
+    def fault(file: str) -> str | None:
+        try:
+            with Image.open(file):
+                return None
+        except UnidentifiedImageError:
+            return "not in an image format that Pillow knows"
+        # Pillow raises SyntaxError for some damaged PNG files.
+        except (OSError, ValueError, SyntaxError) as error:
+            return str(error)
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        faults = pool.map(fault, files)
+        return {file: why for file, why in zip(files, faults, strict=True) if why is not None}
+
+
+def describe_unreadable(faults: dict[str, str], total: int) -> str:
+    """One message about the files of :func:`unreadable_images`."""
+    lines = [f"  {file}: {why}" for file, why in list(faults.items())[:_LISTED]]
+    if len(faults) > _LISTED:
+        lines.append(f"  and {len(faults) - _LISTED} more")
+    return "\n".join([f"{len(faults)} of {total} files cannot be read as images:", *lines])
+
+
+def folder_of(name: str) -> str:
+    """The folder that ``folder:PATH`` names; ``~`` is the home folder."""
+    return os.path.expanduser(name.removeprefix(FOLDER_PREFIX))
+
+
+def folder_records(name: str) -> list[dict[str, Any]]:
+    """Records of ``folder:PATH``: ``file_name`` and ``image_id``, from 1 in the order of names.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        EmptyDatasetError: no image in it.
+    """
+    folder = folder_of(name)
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f'data set "{name}": there is no folder {folder}.')
+    files = find_images(folder)
+    if not files:
+        raise EmptyDatasetError(
+            f'data set "{name}": no images in {folder}; files ending in '
+            f"{', '.join(IMAGE_SUFFIXES)} are read."
+        )
+    return [{"file_name": file, "image_id": number} for number, file in enumerate(files, 1)]
+
+
+def is_folder(name: str) -> bool:
+    """Whether the name of a data set is ``folder:PATH``."""
+    return name.startswith(FOLDER_PREFIX)
+
+
+def register_folder(name: str) -> None:
+    """Register ``folder:PATH`` in Detectron2's catalogs, if it is not there yet."""
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, lambda: folder_records(name))
+        MetadataCatalog.get(name).set(
+            image_root=str(Path(folder_of(name))), thing_classes=["object"], source="folder"
+        )
