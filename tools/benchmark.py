@@ -10,17 +10,21 @@ inference       the same for inference
 memory          peak memory of both, each in a process of its own
 parts           where the time of a training step goes
 pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
+data            the training loader's images/s, beside what a training step needs
 matmul          the machine's matrix products, and the share of their rate that a step reaches
 """
 
 import argparse
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 
 import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
+from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
 from rmonet_d2.engine import ConfigError
 from rmonet_d2.memory import keep_freed_memory
@@ -103,6 +107,34 @@ def pseudo_labels(args) -> dict:
     return rows
 
 
+def data(args) -> list[dict]:
+    run = {BEST: training.VARIANTS[BEST]}
+    step = training.compare(args.config_file, args.opts, run, args.repeats, True)[BEST]
+    cfg = training.config_of(args.config_file, args.opts)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        packed = write_packed(Path(folder), cfg.INPUT.IMAGE_SIZE[0], 256)
+        photos = write_photos(Path(folder) / "photos", 64)
+        for what, name, workers in (
+            ("packed images", packed, 0),
+            ("640x480 JPEG files", photos, 0),
+            ("640x480 JPEG files", photos, 2),
+        ):
+            rate = images_per_second(cfg, name, workers)
+            rows.append(
+                {
+                    "images": what,
+                    "workers": workers,
+                    "loader, images/s": rate,
+                    "step, images/s": step["images_per_s"],
+                    "times the step": rate / step["images_per_s"],
+                }
+            )
+    print(f"\n## Loading, beside a training step ({BEST})\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
 def matmul(args) -> dict:
     rates = machine.matmul_rates(torch.device(args.device))
     rows = []
@@ -125,6 +157,7 @@ SECTIONS = {
     "memory": memory,
     "parts": parts,
     "pseudo_labels": pseudo_labels,
+    "data": data,
     "matmul": matmul,
 }
 

@@ -4,11 +4,13 @@ import json
 import subprocess
 import sys
 
+import cv2
 import pytest
 import torch
 from small_model import ROOT, SMALL
 
 from rmonet_d2.benchmark import training
+from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.machine import matmul_rates
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks, equal_labels, soft_masks
 from rmonet_d2.modeling.pseudo_labels import SkimageMultiOtsu
@@ -28,11 +30,12 @@ def test_every_section_runs(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(file.read_text())
-    sections = {"step", "inference", "memory", "parts", "pseudo_labels", "matmul"}
+    sections = {"step", "inference", "memory", "parts", "pseudo_labels", "data", "matmul"}
     assert set(results) == {"machine", "config"} | sections
     assert set(results["step"]) == set(training.VARIANTS)
     assert all(row["images_per_s"] > 0 for row in results["step"].values())
     assert all(row["equal_boxes"] for row in results["pseudo_labels"])
+    assert all(row["times the step"] > 0 for row in results["data"])
     assert done.stdout.count("\n## ") == len(sections)
 
 
@@ -57,6 +60,17 @@ def test_a_step_changes_the_weights_and_counts_its_products():
     # Forward and backward of the decoder's second convolution alone: 8 x 8 channels, 2 x 6
     # components of 32 x 32 pixels.
     assert gflop > 3 * 2 * 9 * 8 * 8 * 12 * 32 * 32 / 1e9
+
+
+def test_benchmark_images_are_what_they_stand_for(tmp_path):
+    folder = write_photos(tmp_path / "photos", 2)
+    files = sorted((tmp_path / "photos").iterdir())
+    assert len(files) == 2 and all(40 < file.stat().st_size / 1024 < 200 for file in files)
+    assert cv2.imread(str(files[0])).shape == (480, 640, 3)
+    packed = write_packed(tmp_path, 64, 6)
+    cfg = training.config_of("", OPTS)
+    for name in (folder, packed):
+        assert images_per_second(cfg, name, 0, seconds=0.1) > 0
 
 
 def test_soft_masks_look_like_a_models():

@@ -1,0 +1,65 @@
+"""How many images a second the training loader gives, without any model."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from PIL import Image
+
+from rmonet_d2.data import build_train_loader, register_packed_instances
+from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+
+PACKED = "benchmark_packed"
+# MS-COCO's most frequent size, width and height.
+PHOTO_SIZE = (640, 480)
+
+
+def write_packed(folder: Path, size: int, count: int) -> str:
+    """Register generated scenes as packed images; returns the data set's name."""
+    made = make_scenes(SceneSettings(size=size), "benchmark", np.arange(count))
+    np.save(folder / "images.npy", made.images)
+    images = [
+        {"id": i, "file_name": f"{i:06d}.png", "height": size, "width": size} for i in range(count)
+    ]
+    text = json.dumps({"images": images, "annotations": [], "categories": []})
+    (folder / "images.json").write_text(text)
+    register_packed_instances(PACKED, folder / "images.json", folder / "images.npy")
+    return PACKED
+
+
+def write_photos(folder: Path, count: int) -> str:
+    """Write JPEG files of a photograph's size and detail; returns the name of the data set."""
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        # Coarse noise enlarged, and fine noise on it: files of about 60 to 90 KiB, as COCO's.
+        coarse = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        pixels = np.asarray(Image.fromarray(coarse).resize(PHOTO_SIZE, Image.BICUBIC), np.int16)
+        fine = generator.normal(0, 6, pixels.shape)
+        photo = Image.fromarray(np.clip(pixels + fine, 0, 255).astype(np.uint8))
+        photo.save(folder / f"{i:04d}.jpg", quality=85)
+    return f"folder:{folder}"
+
+
+def images_per_second(cfg: CfgNode, name: str, num_workers: int, seconds: float = 3.0) -> float:
+    """The rate of the training loader of one data set, after its first batches.
+
+    Args:
+        cfg: reads SOLVER.IMS_PER_BATCH and INPUT.
+        name: the data set.
+        num_workers: DATALOADER.NUM_WORKERS.
+        seconds: how long to measure.
+    """
+    cfg = cfg.clone()
+    cfg.DATASETS.TRAIN = (name,)
+    cfg.DATALOADER.NUM_WORKERS = num_workers
+    batches = iter(build_train_loader(cfg))
+    # What workers fetch ahead before the clock starts must not count.
+    for _ in range(4 * num_workers + 2):
+        next(batches)
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        count += len(next(batches))
+    return count / (time.perf_counter() - start)
