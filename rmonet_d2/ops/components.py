@@ -33,7 +33,10 @@ class Components(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """S runs in row order: plane, row, first and last column, each (S,) int64."""
+    """S runs in row order: plane, row, first and last column, each (S,).
+
+    int32 where all positions of the planes fit: on a CPU three times as fast to add as int64.
+    """
 
     plane: torch.Tensor
     row: torch.Tensor
@@ -68,7 +71,7 @@ def class_component_boxes(
     """
     runs = _find_runs(index, classes, num_classes, shape, cumulative)
     root = _join_runs(runs, shape)
-    is_root = root == torch.arange(len(root), device=root.device)
+    is_root = root == torch.arange(len(root), dtype=root.dtype, device=root.device)
     head = is_root.nonzero().squeeze(1)
     component = (is_root.cumsum(0) - 1).index_select(0, root)
     # A component's first run holds its first pixel, and with it its top row.
@@ -77,7 +80,7 @@ def class_component_boxes(
     right = torch.zeros_like(top).scatter_reduce_(0, component, runs.last, "amax")
     bottom = torch.zeros_like(top).scatter_reduce_(0, component, runs.row, "amax")
     boxes = torch.stack([left, top, right + 1, bottom + 1], dim=1)
-    return Components(runs.plane.index_select(0, head), boxes)
+    return Components(runs.plane.index_select(0, head).long(), boxes.long())
 
 
 def label_components(binary: torch.Tensor) -> torch.Tensor:
@@ -111,16 +114,18 @@ def box_means(rows: MaskRows, mask: torch.Tensor, boxes: torch.Tensor) -> torch.
     """
     num_masks, height, width = rows.shape
     sums = rows.values.double().cumsum_(1).flatten()
-    listed = torch.zeros(num_masks * height, dtype=torch.int64, device=boxes.device)
-    listed[rows.index] = torch.arange(len(rows.index), device=boxes.device)
+    integer = torch.int32 if max(sums.numel(), num_masks * height) < 2**31 else torch.int64
+    numbers = torch.arange(len(rows.index), dtype=integer, device=boxes.device)
+    listed = numbers.new_zeros(num_masks * height).index_copy_(0, rows.index, numbers)
 
-    x0, y0, x1, y1 = boxes.unbind(1)
+    mask = mask.to(integer)
+    x0, y0, x1, y1 = boxes.to(integer).unbind(1)
     heights = y1 - y0
     # Rows of a component's box are all active, so they are neighbours in the list.
     start = listed.index_select(0, mask * height + y0) * width
-    box = torch.arange(len(boxes), device=boxes.device).repeat_interleave(heights)
-    before = heights.cumsum(0) - heights
-    step = torch.arange(len(box), device=boxes.device) - before.index_select(0, box)
+    box = torch.arange(len(boxes), dtype=integer, device=boxes.device).repeat_interleave(heights)
+    before = heights.cumsum(0, dtype=integer) - heights
+    step = torch.arange(len(box), dtype=integer, device=boxes.device) - before.index_select(0, box)
     start = start.index_select(0, box) + step * width
     left, right = x0.index_select(0, box), x1.index_select(0, box)
     outside = sums.index_select(0, start + (left - 1).clamp_(min=0))
@@ -192,7 +197,9 @@ def _find_runs(
     # Rows end with a 0, and one more 0 precedes the first: segments of equal class tile the list.
     cells = classes.new_zeros(len(index) * stride + 1)
     cells[1:].view(len(index), stride)[:, :width] = classes
-    bounds = (cells[1:] ^ cells[:-1]).bool().nonzero().squeeze(1)
+    positions = (num_classes - 1) * num_masks * (height + 1) * stride
+    integer = torch.int32 if positions < 2**31 else torch.int64
+    bounds = (cells[1:] ^ cells[:-1]).bool().nonzero().squeeze(1).to(integer)
     class_ = cells[1:].index_select(0, bounds)
 
     levels = torch.arange(1, num_classes, device=index.device, dtype=torch.int8)[:, None]
@@ -200,12 +207,12 @@ def _find_runs(
     changes = inside.clone()
     changes[:, 1:] ^= inside[:, :-1]
     # The last segment is of class 0, so each plane has as many ends as starts, alternating.
-    change = changes.flatten().nonzero().squeeze(1)
+    change = changes.flatten().nonzero().squeeze(1).to(integer)
     level = change[0::2] // max(len(bounds), 1)
     start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
     listed = start // stride
     first = start - listed * stride
-    row = index.index_select(0, listed)
+    row = index.to(integer).index_select(0, listed)
     mask = row // height
     return _Runs(level * num_masks + mask, row - mask * height, first, first + (end - start) - 1)
 
@@ -217,18 +224,18 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
     stride = width + 1
     row_start = (runs.plane * (height + 1) + runs.row) * stride
     first, last = row_start + runs.first, row_start + runs.last
-    own = torch.arange(len(first), device=first.device)
+    own = torch.arange(len(first), dtype=first.dtype, device=first.device)
 
     # Positions one row up. For each run b, the first run that does not end before b: if it touches
     # b, it is the first one to do so.
-    rank = torch.searchsorted(last, first - (stride + 1))
+    rank = torch.searchsorted(last, first - (stride + 1), out_int32=first.dtype == torch.int32)
     above = rank.clamp(max=len(first) - 1)
     touches = first.index_select(0, above) <= last - (stride - 1)
     root = _flatten(torch.where(touches, above, own))
     # A run a that touches b, but not as the first one: b is then the last run of a lower rank, as
     # the run after b starts to the right of a's start, or a is before it.
     below = torch.bincount(rank + 1, minlength=len(first) + 2)[: len(first)].cumsum(0) - 1
-    below.clamp_(min=0)
+    below = below.clamp_(min=0).to(first.dtype)
     touches = first <= last.index_select(0, below) - (stride - 1)
     touches &= last >= first.index_select(0, below) - (stride + 1)
     joins = (touches & (root != root.index_select(0, below))).nonzero().squeeze(1)
@@ -238,7 +245,7 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
         if torch.equal(near, far):
             return root
         # Both are roots, as the trees are flat, so hooking one to the other cuts nothing off.
-        root.scatter_reduce_(0, torch.maximum(near, far), torch.minimum(near, far), "amin")
+        root.scatter_reduce_(0, torch.maximum(near, far).long(), torch.minimum(near, far), "amin")
         root = _flatten(root)
 
 
