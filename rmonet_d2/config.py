@@ -134,8 +134,14 @@ def _add_regions(cfg: CN) -> None:
 
     cfg.MODEL.ROI_HEADS.NAME = "RegionMaskHeads"
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    # "UNetMaskHead", "LiteMaskHead" or "ROIAlignMaskHead".
     cfg.MODEL.ROI_MASK_HEAD.NAME = "UNetMaskHead"
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
+    # Lite and ROI Align heads: 3x3 convolutions before the transposed one, as in Mask R-CNN.
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
+    # Lite head: conv3 after the FPN (Sec. 4). ROI Align head: Mask R-CNN's maps.
+    cfg.MODEL.ROI_MASK_HEAD.LITE_FEATURE = "p3"
+    cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
     # Width of the UNet head's level of "image" (see MASKED_FEATURES), at full resolution.
     cfg.MODEL.ROI_MASK_HEAD.IMAGE_DIM = 32
     cfg.MODEL.ROI_MASK_HEAD.NORM = ""

@@ -105,9 +105,41 @@ MULTI_DSPRITES_UNET = {
 }
 
 
-def test_multi_dsprites_config_is_the_papers_table():
-    cfg = load_config(str(CONFIGS[0].parent / "multi_dsprites_rmonet_unet.yaml"))
-    for key, expected in MULTI_DSPRITES_UNET.items():
+# What the other tables of R-MONet have instead.
+CLEVR = {
+    "INPUT.IMAGE_SIZE": [128, 128],
+    "SOLVER.IMS_PER_BATCH": 50,
+    "MODEL.PSEUDO_LABELS.MIN_SIZE": 5,
+    "MODEL.RMONET.SIGMA_BG": 0.06,
+    "MODEL.RMONET.SIGMA_FG": 0.10,
+    "MODEL.RMONET.NUM_COMPONENTS": 7,
+}
+LITE = {
+    "SOLVER.RESTART_EPOCHS": 200.0,
+    "SOLVER.RESET_DECAY": 0.05,
+    "SOLVER.WARMUP_EPOCHS": 10.0,
+    "MODEL.ROI_MASK_HEAD.NAME": "LiteMaskHead",
+}
+NORMALIZED = {"MODEL.PIXEL_MEAN": [127.5] * 3, "MODEL.PIXEL_STD": [127.5] * 3}
+# Not a table: R-MONet(ROI Align) has none.
+ROI_ALIGN = {
+    "MODEL.ROI_MASK_HEAD.NAME": "ROIAlignMaskHead",
+    "MODEL.ROI_MASK_HEAD.EXPAND_RATIO": 0.0,
+}
+TABLES = {
+    "multi_dsprites_rmonet_unet": MULTI_DSPRITES_UNET,
+    "multi_dsprites_rmonet_lite": {**MULTI_DSPRITES_UNET, **LITE, **NORMALIZED},
+    "multi_dsprites_rmonet_roialign": {**MULTI_DSPRITES_UNET, **LITE, **NORMALIZED, **ROI_ALIGN},
+    "clevr_rmonet_unet": {**MULTI_DSPRITES_UNET, **CLEVR},
+    "clevr_rmonet_lite": {**MULTI_DSPRITES_UNET, **CLEVR, **LITE},
+    "clevr_rmonet_roialign": {**MULTI_DSPRITES_UNET, **CLEVR, **LITE, **ROI_ALIGN},
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_config_is_the_papers_table(name):
+    cfg = load_config(str(CONFIGS[0].parent / f"{name}.yaml"))
+    for key, expected in TABLES[name].items():
         value = cfg
         for part in key.split("."):
             value = value[part]
