@@ -4,23 +4,29 @@ import itertools
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
-from detectron2.structures import Instances
+from detectron2.structures import BoxMode
 from detectron2.utils import comm
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rmonet_d2.evaluation.ari_evaluation import ARIEvaluator
 
+# Name in the results, field of the instances.
+BOX_FIELDS = {"bbox_proposal": "proposal_boxes", "bbox_mask": "mask_boxes"}
+
 
 class ObjectCOCOEvaluator(COCOEvaluator):
     """``COCOEvaluator`` for unlabelled discovery: bbox and segm AP of one class, "object".
 
-    It differs from its base class in three points:
+    It differs from its base class in four points:
         - every true category counts as the same class (Sec. 4: "all foreground objects will be
           treated as the same class");
         - AP is that of the images that were evaluated, so that TEST.MAX_IMAGES does not turn the
           others into misses;
-        - a model that finds nothing has an AP of 0 rather than nan.
+        - a model that finds nothing has an AP of 0 rather than nan;
+        - beside the exported boxes ("bbox") both of an object's boxes are evaluated, whichever of
+          them MODEL.RMONET.BOX_SOURCE exports: "bbox_proposal" (the RPN's t_k) and "bbox_mask"
+          (tight around m_k). A model that does not give these boxes has no such results.
     """
 
     def __init__(
@@ -69,66 +75,61 @@ class ObjectCOCOEvaluator(COCOEvaluator):
         self._evaluated_ids = sorted(set(ids))
         return super().evaluate(img_ids=self._evaluated_ids)
 
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """As ``COCOEvaluator``; keeps both boxes of each object where the instances have them."""
+        for item, output in zip(inputs, outputs, strict=True):
+            super().process([item], [output])
+            instances = output.get("instances")
+            if instances is not None:
+                self._predictions[-1]["boxes"] = {
+                    name: BoxMode.convert(
+                        instances.get(field).tensor.cpu(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+                    ).tolist()
+                    for name, field in BOX_FIELDS.items()
+                    if instances.has(field)
+                }
+
+    def _eval_predictions(self, predictions: list[dict], img_ids=None) -> None:
+        super()._eval_predictions(predictions, img_ids)
+        if not self._do_evaluation:
+            return
+        entries = list(itertools.chain(*(p["instances"] for p in predictions)))
+        for name in BOX_FIELDS:
+            if all(name in p.get("boxes", ()) for p in predictions):
+                boxes = list(itertools.chain(*(p["boxes"][name] for p in predictions)))
+                self._results[name] = self._results_of_boxes(name, entries, boxes)
+
+    def _results_of_boxes(self, name: str, entries: list[dict], boxes: list) -> dict:
+        """COCO's figures for detections with other boxes than the exported ones."""
+        if "bbox" in self._results and [entry["bbox"] for entry in entries] == boxes:
+            return self._results["bbox"]
+        found = [{**entry, "bbox": box} for entry, box in zip(entries, boxes, strict=True)]
+        return self._derive_coco_results(self._coco_eval(found, "bbox") if found else None, name)
+
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         if coco_eval is None:
             self._logger.warning(
                 f"{iou_type}: the model found no object in {len(self._evaluated_ids)} images; its "
                 "AP is 0."
             )
-            coco_eval = self._evaluate_nothing(iou_type)
-        return super()._derive_coco_results(coco_eval, iou_type, class_names=None)
+            coco_eval = self._coco_eval([], "segm" if iou_type == "segm" else "bbox")
+        task = "segm" if iou_type == "segm" else "bbox"
+        return super()._derive_coco_results(coco_eval, task, class_names=None)
 
-    def _evaluate_nothing(self, iou_type: str) -> COCOeval:
-        """COCO's figures for an empty list of detections, which ``COCO.loadRes`` cannot load."""
-        nothing = COCO()
-        nothing.dataset = {**self._coco_api.dataset, "annotations": []}
-        nothing.createIndex()
-        coco_eval = COCOeval(self._coco_api, nothing, iou_type)
+    def _coco_eval(self, entries: list[dict], iou_type: str) -> COCOeval:
+        """pycocotools' evaluation of detections; ``COCO.loadRes`` cannot load an empty list."""
+        if entries:
+            found = self._coco_api.loadRes(entries)
+        else:
+            found = COCO()
+            found.dataset = {**self._coco_api.dataset, "annotations": []}
+            found.createIndex()
+        coco_eval = COCOeval(self._coco_api, found, iou_type)
         coco_eval.params.imgIds = self._evaluated_ids
         coco_eval.evaluate()
         coco_eval.accumulate()
         coco_eval.summarize()
         return coco_eval
-
-
-class BoxSourceEvaluator(ObjectCOCOEvaluator):
-    """AP of one of an object's two boxes, whichever of them MODEL.RMONET.BOX_SOURCE exports.
-
-    The results are under "bbox_proposal" (the RPN's t_k) or "bbox_mask" (tight around m_k). A model
-    that does not give these boxes has no such results.
-    """
-
-    def __init__(self, source: str, dataset_name: str, **kwargs):
-        """
-        Args:
-            source: "proposal" or "mask": reads the field ``proposal_boxes`` or ``mask_boxes``.
-            dataset_name, **kwargs: as in :class:`ObjectCOCOEvaluator`.
-        """
-        self.source = source
-        super().__init__(dataset_name, tasks=("bbox",), **kwargs)
-
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        field = f"{self.source}_boxes"
-        for item, output in zip(inputs, outputs, strict=True):
-            instances = output.get("instances")
-            if instances is None or not instances.has(field):
-                continue
-            chosen = Instances(
-                instances.image_size,
-                pred_boxes=instances.get(field),
-                scores=instances.scores,
-                pred_classes=instances.pred_classes,
-            )
-            super().process([item], [{"instances": chosen}])
-
-    def evaluate(self) -> dict:
-        found = len(self._predictions)
-        if self._distributed:
-            found = sum(comm.all_gather(found))
-        if not found:
-            return {}
-        results = super().evaluate()
-        return {f"bbox_{self.source}": results["bbox"]} if "bbox" in results else results
 
 
 def build_evaluator(
@@ -149,8 +150,6 @@ def build_evaluator(
     return DatasetEvaluators(
         [
             ObjectCOCOEvaluator(dataset_name, output_dir=output_folder, **options),
-            BoxSourceEvaluator("proposal", dataset_name, **options),
-            BoxSourceEvaluator("mask", dataset_name, **options),
             ARIEvaluator(dataset_name, output_dir=output_folder),
         ]
     )
