@@ -32,11 +32,14 @@ setup(
         "pyyaml>=5.1",
         "tensorboard>=2.12",
         "tqdm>=4.60",
+        # For the TFRecords of Multi-Object Datasets: fast GZIP, and the records' checksums.
+        "isal>=1.6",  # tested: 1.9
+        "google-crc32c>=1.5",  # tested: 1.9
     ],
     extras_require={
         "opencv": ["opencv-python>=4.8"],
         "headless": ["opencv-python-headless>=4.8"],
-        "test": ["pytest>=7.4", "scikit-learn>=1.3"],
+        "test": ["pytest>=7.4", "scikit-learn>=1.3", "protobuf>=4.22"],
         "lint": ["ruff>=0.6"],
     },
 )

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Generate Multi-dSprites (Sec. 4): packed images and COCO annotations, see datasets/README.md.
+"""Generate Multi-dSprites (Sec. 4), or convert the published file, see datasets/README.md.
 
 A run that was interrupted goes on where it stopped when the same command is given again.
 """
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _import_without_detectron2() -> None:
-    """Let the two modules below load without the package's ``__init__``.
+    """Let the modules below load without the package's ``__init__``.
 
     It imports torch and Detectron2, which takes seconds in every worker process, and making data
     needs neither.
@@ -63,6 +63,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    add(
+        "--tfrecords",
+        type=Path,
+        help="convert multi_dsprites_colored_on_grayscale.tfrecords instead of drawing scenes",
+    )
     add("--num-train", type=int, default=60000, help="training scenes (the paper: 60000)")
     add("--num-test", type=int, default=1600, help="test scenes (the paper: 1600)")
     add(
@@ -86,6 +91,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("workers", "chunk"):
         if getattr(parsed, name) < 1:
             parser.error(f"--{name} must be at least 1")
+    if parsed.tfrecords:
+        for name in ("seed", "min_visible"):
+            if getattr(parsed, name) != getattr(defaults, name):
+                parser.error(f"--{name.replace('_', '-')} is for scenes that are drawn")
     return parsed
 
 
@@ -114,20 +123,45 @@ def make_split(args: argparse.Namespace, settings: SceneSettings, split: str, co
     print(f"{job.json_file}: {count:,} scenes written")
 
 
+def convert(args: argparse.Namespace) -> None:
+    """Convert the published file."""
+    # Drawing scenes, which starts many processes, needs none of it.
+    from rmonet_d2.data.convert import convert_tfrecords
+    from rmonet_d2.data.official import multi_dsprites_official
+
+    convert_tfrecords(
+        args.tfrecords,
+        multi_dsprites_official(args.size, args.min_sprites, args.max_sprites),
+        args.output.expanduser() / "multi_dsprites",
+        {"train": args.num_train, "test": args.num_test},
+        workers=args.workers,
+        chunk=args.chunk,
+        overwrite=args.overwrite,
+    )
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Draw scenes."""
+    settings = SceneSettings(
+        size=args.size,
+        seed=args.seed,
+        min_sprites=args.min_sprites,
+        max_sprites=args.max_sprites,
+        min_visible=args.min_visible,
+    )
+    for split, count in (("train", args.num_train), ("test", args.num_test)):
+        if count:
+            make_split(args, settings, split, count)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; returns its exit status."""
     args = parse_arguments(arguments)
     try:
-        settings = SceneSettings(
-            size=args.size,
-            seed=args.seed,
-            min_sprites=args.min_sprites,
-            max_sprites=args.max_sprites,
-            min_visible=args.min_visible,
-        )
-        for split, count in (("train", args.num_train), ("test", args.num_test)):
-            if count:
-                make_split(args, settings, split, count)
+        if args.tfrecords:
+            convert(args)
+        else:
+            generate(args)
     except (JobError, PackedImageError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

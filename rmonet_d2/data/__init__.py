@@ -1,6 +1,7 @@
 """Data sets, the mapper for unlabelled images and the loaders. Importing it registers the sets."""
 
 from rmonet_d2.data.catalog import (
+    register_clevr,
     register_multi_dsprites,
     register_packed_instances,
     require_dataset,
@@ -16,6 +17,7 @@ __all__ = [
     "build_test_loader",
     "build_train_loader",
     "check_image_size",
+    "register_clevr",
     "register_multi_dsprites",
     "register_packed_instances",
     "require_dataset",

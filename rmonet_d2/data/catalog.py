@@ -1,7 +1,8 @@
 """Data sets of packed images, registered in Detectron2's catalogs.
 
-``multi_dsprites_train`` and ``multi_dsprites_test`` live under ``$DETECTRON2_DATASETS`` (default
-``./datasets``), which is read when this module is imported, as Detectron2 does for its own.
+``multi_dsprites_train``, ``multi_dsprites_test``, ``clevr_train`` and ``clevr_test`` live under
+``$DETECTRON2_DATASETS`` (default ``./datasets``), which is read when this module is imported, as
+Detectron2 does for its own.
 """
 
 import logging
@@ -21,8 +22,11 @@ from rmonet_d2.data.folder import (
 )
 from rmonet_d2.data.mapper import RECORD_KEYS, UnreadableImageError
 from rmonet_d2.data.packed import PREFIX, register_packed_handler, set_recipe
+from rmonet_d2.data.packed_job import read_info
 
-MULTI_DSPRITES_SPLITS = ("train", "test")
+SPLITS = ("train", "test")
+# A folder of data sets in the repository that holds a small one, to begin with.
+SAMPLES = "datasets/samples"
 
 
 def datasets_root() -> str:
@@ -35,6 +39,8 @@ def register_packed_instances(
     json_file: str | os.PathLike,
     images_file: str | os.PathLike,
     command: str = "",
+    advice: str = "",
+    default_source: str = "",
     **metadata: Any,
 ) -> None:
     """Register a data set of packed images with COCO annotations, replacing one of that name.
@@ -44,6 +50,10 @@ def register_packed_instances(
         json_file: COCO instance annotations.
         images_file: packed images, see ``packed.py``.
         command: what makes the files, for error messages.
+        advice: how to get missing files, if the command does not say it all.
+        default_source: ``source`` of files whose ``info`` has none. The metadata's ``source`` is
+            that of the annotation file ("official", "rendered", "generated"), set once the file
+            is there.
         **metadata: more entries for MetadataCatalog.
     """
     json_file, images_file = os.path.abspath(json_file), os.path.abspath(images_file)
@@ -63,22 +73,35 @@ def register_packed_instances(
         image_root=PREFIX + images_file,
         images_file=images_file,
         command=command,
+        advice=advice or (f"make it with `{command}`" if command else ""),
+        default_source=default_source,
         evaluator_type="rmonet",
         thing_classes=["object"],
         thing_dataset_id_to_contiguous_id={1: 0},
         **metadata,
     )
+    _set_source(name)
+
+
+def _set_source(name: str) -> None:
+    """Set ``source`` of the metadata, if the annotation file is there and says or implies one."""
+    metadata = MetadataCatalog.get(name)
+    if hasattr(metadata, "source") or not hasattr(metadata, "default_source"):
+        return
+    # Only the file's first line is read.
+    info = read_info(metadata.json_file)
+    source = (info or {}).get("source", metadata.default_source)
+    if source and os.path.isfile(metadata.json_file):
+        metadata.source = source
 
 
 def require_dataset(name: str) -> None:
     """Check that the files of a registered data set exist.
 
     Raises:
-        FileNotFoundError: names the data set, the first missing file or folder and what to do.
+        FileNotFoundError: names the data set, the first missing file or folder, and how to get it.
     """
     metadata = MetadataCatalog.get(name)
-    advice = getattr(metadata, "command", "")
-    advice = f": make it with `{advice}`" if advice else "; see datasets/README.md"
     for key, exists in (
         ("json_file", os.path.isfile),
         ("images_file", os.path.isfile),
@@ -86,7 +109,9 @@ def require_dataset(name: str) -> None:
     ):
         path = getattr(metadata, key, None)
         if path is not None and "://" not in path and not exists(path):
-            raise FileNotFoundError(f"data set {name!r} needs {path}, which is not there{advice}")
+            advice = getattr(metadata, "advice", "") or "see datasets/README.md"
+            raise FileNotFoundError(f"data set {name!r} needs {path}, which is not there: {advice}")
+    _set_source(name)
 
 
 def _images_of(name: str) -> list[dict[str, Any]]:
@@ -150,21 +175,46 @@ def unlabelled_dicts(
     return records
 
 
+def _register_splits(name: str, root: str | os.PathLike | None, **options: Any) -> None:
+    folder = Path(datasets_root() if root is None else root) / name
+    for split in SPLITS:
+        register_packed_instances(
+            f"{name}_{split}", folder / f"{split}.json", folder / f"{split}_images.npy", **options
+        )
+
+
+def _output_option(root: str | os.PathLike | None) -> str:
+    root = str(Path(datasets_root() if root is None else root))
+    return "" if root == "datasets" else f" --output {root}"
+
+
 def register_multi_dsprites(root: str | os.PathLike | None = None) -> None:
     """Register ``multi_dsprites_train`` and ``multi_dsprites_test`` under a folder of data sets."""
-    folder = Path(datasets_root() if root is None else root) / "multi_dsprites"
-    command = "python datasets/prepare_multi_dsprites.py"
-    if str(folder.parent) != "datasets":
-        command += f" --output {folder.parent}"
-    for split in MULTI_DSPRITES_SPLITS:
-        register_packed_instances(
-            f"multi_dsprites_{split}",
-            folder / f"{split}.json",
-            folder / f"{split}_images.npy",
-            command=command,
-            source="generated",
-        )
+    command = "python datasets/prepare_multi_dsprites.py" + _output_option(root)
+    _register_splits("multi_dsprites", root, command=command, default_source="generated")
+
+
+def register_clevr(root: str | os.PathLike | None = None) -> None:
+    """Register ``clevr_train`` and ``clevr_test`` under a folder of data sets.
+
+    Both kinds of CLEVR, the published one and scenes rendered here, have the same format; the
+    metadata's ``source`` tells which one is there.
+    """
+    output = _output_option(root)
+    official = f"python datasets/prepare_clevr.py --tfrecords FILE{output}"
+    rendered = f"python datasets/render_clevr.py --num 2000{output}"
+    advice = (
+        "get it in one of three ways.\n"
+        f"  official: `{official}` converts clevr_with_masks_train.tfrecords (10.5 GB, from "
+        "gs://multi-object-datasets/clevr_with_masks)\n"
+        f"  rendered: `{rendered}` makes scenes like it (needs rmonet_d2[render])\n"
+        f"  sample: a small rendered set comes with the repository: set DETECTRON2_DATASETS="
+        f"{SAMPLES}\n"
+        "datasets/README.md says more."
+    )
+    _register_splits("clevr", root, command=official, advice=advice)
 
 
 register_packed_handler()
 register_multi_dsprites()
+register_clevr()

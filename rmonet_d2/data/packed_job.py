@@ -7,30 +7,28 @@ Layout while a split is being made (``NAME`` is the split)::
     .NAME_parts/00000500.json     images and annotations of the chunk that starts at 500
     .NAME_parts/annotations.json  the whole annotation file, once all chunks are there
 
-and when it is done: ``NAME_images.npy`` and ``NAME.json``. Every step ends in one atomic rename,
-and a chunk counts as done when its part file exists, so a kill at any time loses at most the
-chunks in progress. Neither torch nor Detectron2 is needed here.
+(``00000500_short.json``, ``short.npy`` and ``short.json`` where a stream ended early), and when
+it is done: ``NAME_images.npy`` and ``NAME.json``. Every step ends in one atomic rename, and a
+chunk counts as done when its part file exists, so a kill at any time loses at most the chunks in
+progress. Neither torch nor Detectron2 is needed here.
 """
 
 import contextlib
 import fcntl
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rmonet_d2.data.packed import PackedImageError, PackedWriter, open_packed
+from rmonet_d2.data.worker_processes import worker_pool
 
 # (start, stop) -> images (n, H, W, 3) uint8, COCO "images", COCO "annotations".
 MakeChunk = Callable[[int, int], tuple[np.ndarray, list[dict], list[dict]]]
@@ -51,7 +49,8 @@ class PackedJob:
         image_shape: (H, W).
         info: what determines the content; goes to ``info`` of the annotation file.
         categories: COCO categories.
-        make_chunk: must be picklable and a pure function of start and stop.
+        make_chunk: must be picklable and a pure function of start and stop; None if the job is
+            fed by a stream, see ``packed_stream.py``.
         chunk: images made at once.
     """
 
@@ -61,7 +60,7 @@ class PackedJob:
     image_shape: tuple[int, int]
     info: dict[str, Any]
     categories: list[dict[str, Any]]
-    make_chunk: MakeChunk
+    make_chunk: MakeChunk | None = None
     chunk: int = 500
 
     @property
@@ -90,14 +89,22 @@ def _write_atomically(path: Path, pieces: Iterator[str] | list[str]) -> None:
     os.replace(temporary, path)
 
 
-def _read_info(json_file: Path) -> dict[str, Any] | None:
+def read_info(json_file: str | os.PathLike) -> dict[str, Any] | None:
     """``info`` of an annotation file of ours, which is its first line; None if there is none."""
     try:
         with open(json_file, encoding="utf-8") as stream:
-            first = stream.readline()
-        return json.loads(first.removeprefix('{"info": ').rstrip().removesuffix(","))
+            first = stream.readline(1 << 20)
+        info = json.loads(first.removeprefix('{"info": ').rstrip().removesuffix(","))
     except (OSError, ValueError):
         return None
+    return info if isinstance(info, dict) else None
+
+
+def _as_asked(info: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Without the trace of a stream that ended early: what identifies the split asked for."""
+    if info is None or "asked" not in info:
+        return info
+    return {**{k: v for k, v in info.items() if k != "asked"}, "count": info["asked"]}
 
 
 def _differences(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
@@ -158,7 +165,7 @@ def prepare_job(job: PackedJob, overwrite: bool = False) -> list[tuple[int, int]
     wanted = job.full_info()
     way_out = "use --overwrite to replace it, or another --output"
     if job.json_file.exists():
-        found = _read_info(job.json_file)
+        found = _as_asked(read_info(job.json_file))
         if found != wanted:
             difference = _differences(found, wanted)
             raise JobError(f"{job.json_file} is another data set: {difference}; {way_out}")
@@ -170,9 +177,17 @@ def prepare_job(job: PackedJob, overwrite: bool = False) -> list[tuple[int, int]
         return None
     chunk = _open_parts(job, wanted, way_out)
     starts = range(0, job.count, chunk)
-    return [
-        (a, min(a + chunk, job.count)) for a in starts if not (job.parts / f"{a:08d}.json").exists()
-    ]
+    return [(a, min(a + chunk, job.count)) for a in starts if not _part(job, a).exists()]
+
+
+def chunk_size(job: PackedJob) -> int:
+    """The chunk size of a prepared job: that of the run that began it."""
+    return json.loads((job.parts / "job.json").read_text())["chunk"]
+
+
+def _part(job: PackedJob, start: int, whole: bool = True) -> Path:
+    """The part file of a chunk. The last one of a stream that ended early is not whole."""
+    return job.parts / f"{start:08d}{'' if whole else '_short'}.json"
 
 
 def _open_parts(job: PackedJob, wanted: dict[str, Any], way_out: str) -> int:
@@ -204,28 +219,35 @@ def _items(records: list[dict]) -> str:
 
 
 def _make_part(job: PackedJob, start: int, stop: int) -> int:
-    """Make one chunk: its rows first, then its part file. Returns the number of images."""
-    images, records, annotations = job.make_chunk(start, stop)
+    """Make one chunk; returns the number of images."""
+    return write_part(job, start, *job.make_chunk(start, stop))
+
+
+def write_part(
+    job: PackedJob,
+    start: int,
+    images: np.ndarray,
+    records: list[dict],
+    annotations: list[dict],
+    whole: bool = True,
+) -> int:
+    """Write one chunk: its rows first, then its part file. Returns the number of images.
+
+    Args:
+        job: prepared.
+        start: first row.
+        images: (n, H, W, 3) uint8.
+        records: COCO ``images``.
+        annotations: COCO ``annotations``.
+        whole: False for a chunk with fewer images than it should have.
+    """
     height, width = job.image_shape
     writer = PackedWriter(job.parts / "images.npy", (job.count, height, width, 3))
     writer.write(start, images)
     # One line of images, one of annotations: joined later without being parsed.
     part = json.dumps([_items(records), _items(annotations)])
-    _write_atomically(job.parts / f"{start:08d}.json", [part])
+    _write_atomically(_part(job, start, whole), [part])
     return len(images)
-
-
-def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        # A pool's workers otherwise wait for ever when their parent is killed.
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> Iterator[int]:
@@ -238,8 +260,7 @@ def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> I
         for start, stop in chunks:
             yield _make_part(job, start, stop)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = worker_pool(workers)
     try:
         waiting = {pool.submit(_make_part, job, *chunk) for chunk in chunks}
         while waiting:
@@ -254,15 +275,29 @@ def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> I
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def finish_job(job: PackedJob) -> None:
-    """Join the parts into the final files. All chunks must be done; safe to repeat."""
-    whole = job.parts / "annotations.json"
+def finish_job(job: PackedJob, count: int | None = None) -> None:
+    """Join the parts into the final files. All chunks must be done; safe to repeat.
+
+    Args:
+        job: the split.
+        count: images made, where a stream ended early; ``info`` then says how many were asked.
+    """
+    whole, rows = job.parts / "annotations.json", job.parts / "images.npy"
+    if count is not None and count < job.count:
+        job = replace(job, count=count, info={**job.info, "asked": job.count})
+        images = open_packed(rows)
+        whole, rows = job.parts / "short.json", job.parts / "short.npy"
+        for path in (whole, rows):
+            # A run before this one may have had another count.
+            path.unlink(missing_ok=True)
+        PackedWriter(rows, (count, *images.shape[1:])).write(0, images[:count])
     if not whole.exists():
-        chunk = json.loads((job.parts / "job.json").read_text())["chunk"]
-        parts = [job.parts / f"{a:08d}.json" for a in range(0, job.count, chunk)]
+        chunk = chunk_size(job)
+        starts = range(0, job.count, chunk)
+        parts = [p if (p := _part(job, a)).exists() else _part(job, a, False) for a in starts]
         _write_atomically(whole, _joined(job, parts))
-    if (job.parts / "images.npy").exists():
-        os.replace(job.parts / "images.npy", job.images_file)
+    if rows.exists():
+        os.replace(rows, job.images_file)
     os.replace(whole, job.json_file)
     shutil.rmtree(job.parts)
 

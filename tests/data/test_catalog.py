@@ -5,7 +5,12 @@ import shutil
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rmonet_d2.data import register_multi_dsprites, register_packed_instances, unlabelled_dicts
+from rmonet_d2.data import (
+    register_clevr,
+    register_multi_dsprites,
+    register_packed_instances,
+    unlabelled_dicts,
+)
 from rmonet_d2.data.coco import MalformedAnnotationsError, load_packed_images, read_coco_json
 from rmonet_d2.data.packed import PackedImageError
 
@@ -57,6 +62,65 @@ def test_a_missing_data_set_says_which_command_makes_it(tmp_path, load):
     assert "multi_dsprites_train" in message
     assert str(tmp_path / "multi_dsprites" / "train.json") in message
     assert f"python datasets/prepare_multi_dsprites.py --output {tmp_path}" in message
+
+
+@pytest.fixture
+def clevr_root(tmp_path, registered):
+    """A folder with a data set under CLEVR's name whose info says it was rendered."""
+    (tmp_path / "clevr").mkdir()
+    for split in ("train", "test"):
+        text = (registered / f"{split}.json").read_text()
+        changed = text.replace('{"info": {', '{"info": {"source": "rendered", ', 1)
+        assert changed != text
+        (tmp_path / "clevr" / f"{split}.json").write_text(changed)
+        shutil.copy(registered / f"{split}_images.npy", tmp_path / "clevr")
+    yield tmp_path
+    register_clevr()
+
+
+@pytest.mark.parametrize("load", [DatasetCatalog.get, unlabelled_dicts])
+def test_missing_clevr_says_the_three_ways_to_get_it(tmp_path, load):
+    register_clevr(tmp_path)
+    try:
+        with pytest.raises(FileNotFoundError) as error:
+            load("clevr_train")
+        assert not hasattr(MetadataCatalog.get("clevr_train"), "source")
+    finally:
+        register_clevr()
+    message = str(error.value)
+    assert "'clevr_train'" in message and str(tmp_path / "clevr" / "train.json") in message
+    for way in (
+        f"official: `python datasets/prepare_clevr.py --tfrecords FILE --output {tmp_path}`",
+        f"rendered: `python datasets/render_clevr.py --num 2000 --output {tmp_path}`",
+        "sample: ",
+    ):
+        assert way in message
+
+
+def test_the_metadata_says_which_clevr_it_is(clevr_root):
+    register_clevr(clevr_root)
+    metadata = MetadataCatalog.get("clevr_test")
+    assert metadata.source == "rendered" and metadata.evaluator_type == "rmonet"
+    assert len(DatasetCatalog.get("clevr_test")) == len(unlabelled_dicts("clevr_test")) == 40
+
+
+@pytest.mark.parametrize("load", [DatasetCatalog.get, unlabelled_dicts])
+def test_a_set_made_after_registration_has_its_source_once_loaded(clevr_root, load):
+    (clevr_root / "clevr").rename(clevr_root / "later")
+    register_clevr(clevr_root)
+    metadata = MetadataCatalog.get("clevr_train")
+    assert not hasattr(metadata, "source")
+    (clevr_root / "later").rename(clevr_root / "clevr")
+    load("clevr_train")
+    assert metadata.source == "rendered"
+
+
+def test_sets_of_others_have_no_source(tmp_path, registered):
+    data = json.loads((registered / "test.json").read_text())
+    (tmp_path / "a.json").write_text(json.dumps({**data, "info": "x"}))
+    register_packed_instances("t", tmp_path / "a.json", registered / "test_images.npy")
+    assert len(DatasetCatalog.get("t")) == 40
+    assert not hasattr(MetadataCatalog.get("t"), "source")
 
 
 def test_missing_or_truncated_images_are_found_when_records_load(tmp_path, registered):
