@@ -2,7 +2,7 @@
 
 Detectron2's ``DefaultTrainer`` with what unsupervised training from scratch needs: mixed precision
 on CPU and GPU, a loss check that names the term, and a resumed run that goes on exactly where the
-last one stopped. For that, every iteration draws its random numbers from (SEED, rank, iteration),
+last one stopped. For that, every iteration draws its random numbers from (SEED, iteration),
 and the data loader starts at the first image that has not been seen.
 """
 
@@ -189,8 +189,8 @@ class SceneTrainer(SimpleTrainer):
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
-        world_size, rank = comm.get_world_size(), comm.get_rank()
-        torch.manual_seed((self.seed << 40) + self.iter * world_size + rank)
+        # The same on all ranks: each takes its images' part of what is drawn for the whole batch.
+        torch.manual_seed((self.seed << 40) + self.iter)
         with torch.autocast(
             self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
         ):
@@ -242,13 +242,15 @@ class SaveOnSignal(HookBase):
             }
 
     def after_step(self):
-        if self.received is None:
+        # A signal may reach the ranks in different iterations: they stop together.
+        received = next((name for name in comm.all_gather(self.received) if name), None)
+        if received is None:
             return
         iteration = self.trainer.iter
         if comm.is_main_process():
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         logging.getLogger(__name__).warning(
-            f"{self.received} after iteration {iteration}: saved; go on with --resume."
+            f"{received} after iteration {iteration}: saved; go on with --resume."
         )
         raise KeyboardInterrupt
 
@@ -280,7 +282,8 @@ class Trainer(DefaultTrainer):
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
         self.train_stream = self.build_train_loader(cfg)
-        model = create_ddp_model(model, broadcast_buffers=False)
+        gpu = [comm.get_local_rank()] if torch.device(cfg.MODEL.DEVICE).type == "cuda" else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=gpu)
         self._trainer = SceneTrainer(model, self.train_stream, optimizer, cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = SceneCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))

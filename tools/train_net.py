@@ -3,13 +3,14 @@
 
 tools/train_net.py --config-file configs/quick_rmonet_unet.yaml [--resume] [KEY VALUE ...]
 tools/train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../model_final.pth
+tools/train_net.py --config-file ... --num-gpus 8      GPUs; without any, processes on the CPU
 """
 
 import json
 import os
 import sys
 
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -20,6 +21,7 @@ from rmonet_d2.data.folder import EmptyDatasetError
 from rmonet_d2.data.mapper import UnreadableImageError
 from rmonet_d2.data.packed import PackedImageError
 from rmonet_d2.engine import ConfigError, Trainer, setup
+from rmonet_d2.launch import WorkerError, launch
 
 # Faults that the user can mend: their message is enough, a traceback would hide it.
 USER_ERRORS = (
@@ -54,15 +56,8 @@ def main(args):
 if __name__ == "__main__":
     args = default_argument_parser().parse_args()
     try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except USER_ERRORS as error:
+        launch(main, args, USER_ERRORS)
+    except (*USER_ERRORS, WorkerError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import configurable
 
+from rmonet_d2.modeling.batch_noise import of_own_images
+
 
 @dataclass
 class Regions:
@@ -35,7 +37,7 @@ def random_boxes(
     and a position uniform among those that fit."""
     height, width = image_size
     extent = torch.tensor([width, height], device=device, dtype=torch.float32)
-    draw = torch.rand(*shape, 2, 2, device=device)
+    draw = of_own_images(torch.rand, (*shape, 2, 2), device)
     side = (min_side + (max_side - min_side) * draw[..., 0, :]) * extent
     corner = draw[..., 1, :] * (extent - side)
     return torch.cat([corner, corner + side], dim=-1)
@@ -88,7 +90,7 @@ class RegionWarmup:
         if probability == 0.0:
             return regions
         device = regions.boxes.device
-        drawn = torch.rand(regions.valid.shape, device=device) < probability
+        drawn = of_own_images(torch.rand, regions.valid.shape, device) < probability
         boxes = random_boxes(
             tuple(regions.valid.shape), image_size, self.min_side, self.max_side, device
         )

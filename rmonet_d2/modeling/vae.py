@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
 
+from rmonet_d2.modeling.batch_noise import of_own_images
+
 # On the CPU the decoder works on so many components at a time that one of its maps takes no more
 # than this: larger ones leave the cache (and, above 32 MiB, glibc's heap).
 CPU_MAP_BYTES = 16 * 2**20
@@ -185,7 +187,9 @@ class ComponentVAE(nn.Module):
         mu, log_var = self.encoder(self.make_input(x, log_masks))
         z = mu
         if self.training:
-            z = mu + torch.randn_like(mu) * (0.5 * log_var).exp()
+            shape = (batch, num_components, mu.shape[1])
+            noise = of_own_images(torch.randn, shape, mu.device).flatten(0, 1)
+            z = mu + noise * (0.5 * log_var).exp()
         x_k, mask_logits = self.decoder(z)
         shape = (batch, num_components)
         return VAEOutputs(

@@ -1,0 +1,124 @@
+"""Detectron2's ``launch``, also for machines without a GPU.
+
+With GPUs it is Detectron2's own. Without, ``--num-gpus N`` starts N processes that share the CPU's
+cores and talk over gloo, which Detectron2 0.6 refuses. A mistake of the user in any process ends
+all of them with one line.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from detectron2.engine import launch as detectron2_launch
+from detectron2.engine.launch import DEFAULT_TIMEOUT
+from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+# Before the message of a user's mistake on its way from a process to the one that started it.
+_MARK = "[rmonet_d2: the user can mend this] "
+
+
+class WorkerError(RuntimeError):
+    """A process of a distributed run has ended early; the message says which and how."""
+
+
+class _Guarded:
+    """A main function whose ``user_errors`` cross the process boundary as their message alone."""
+
+    def __init__(self, main: Callable, user_errors: tuple[type[Exception], ...]):
+        self.main = main
+        self.user_errors = user_errors
+
+    def __call__(self, *args):
+        try:
+            return self.main(*args)
+        except self.user_errors as error:
+            if comm.get_world_size() == 1:
+                raise
+            raise RuntimeError(f"{_MARK}{error}") from None
+
+
+def launch(main: Callable, args, user_errors: tuple[type[Exception], ...] = ()):
+    """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines.
+
+    Args:
+        main: called with ``args``.
+        args: of Detectron2's ``default_argument_parser``.
+        user_errors: exceptions whose message is enough.
+
+    Raises:
+        WorkerError: a process was killed, or made one of the ``user_errors``.
+    """
+    guarded = _Guarded(main, user_errors)
+    world_size = args.num_gpus * args.num_machines
+    try:
+        if world_size > 1 and not torch.cuda.is_available():
+            return _launch_on_cpu(guarded, args)
+        return detectron2_launch(
+            guarded,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessRaisedException as error:
+        if _MARK in str(error):
+            raise WorkerError(str(error).rsplit(_MARK, 1)[1].strip()) from None
+        raise
+    except ProcessExitedException as error:
+        raise WorkerError(_how_it_ended(error)) from None
+
+
+def _how_it_ended(error: ProcessExitedException) -> str:
+    code = error.exit_code
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
+    return (
+        f"process {error.error_index} of this machine {how}, and the others were stopped. Go on "
+        "from the last checkpoint in OUTPUT_DIR with --resume."
+    )
+
+
+def _launch_on_cpu(main: Callable, args) -> None:
+    url = args.dist_url
+    if url == "auto":
+        if args.num_machines > 1:
+            raise WorkerError("--dist-url auto works on one machine only: name tcp://HOST:PORT.")
+        url = f"tcp://127.0.0.1:{_free_port()}"
+    mp.spawn(_cpu_worker, nprocs=args.num_gpus, args=(main, args, url), daemon=False)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def _cpu_worker(local_rank: int, main: Callable, args, url: str) -> None:
+    """One process: Detectron2's ``_distributed_worker``, over gloo."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(cores // args.num_gpus, 1))
+    dist.init_process_group(
+        "gloo",
+        init_method=url,
+        world_size=args.num_gpus * args.num_machines,
+        rank=args.machine_rank * args.num_gpus + local_rank,
+        timeout=DEFAULT_TIMEOUT,
+    )
+    for machine in range(args.num_machines):
+        ranks = range(machine * args.num_gpus, (machine + 1) * args.num_gpus)
+        group = dist.new_group(list(ranks))
+        if machine == args.machine_rank:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+    try:
+        main(args)
+    finally:
+        sys.stdout.flush()
+    dist.destroy_process_group()
