@@ -1,14 +1,13 @@
-"""Detectron2's ``launch``, also for machines without a GPU.
+"""Detectron2's ``launch``, also for machines without a GPU and for ``torchrun``.
 
 With GPUs it is Detectron2's own. Without, ``--num-gpus N`` starts N processes that share the CPU's
-cores and talk over gloo, which Detectron2 0.6 refuses. A mistake of the user in any process ends
-all of them with one line.
+cores and talk over gloo, which Detectron2 0.6 refuses. A process that ``torchrun`` has started
+joins the others. A mistake of the user in any process ends all of them with one line.
 """
 
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 
 import torch
@@ -54,6 +53,8 @@ def launch(main: Callable, args, user_errors: tuple[type[Exception], ...] = ()):
     Raises:
         WorkerError: a process was killed, or made one of the ``user_errors``.
     """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _run_under_torchrun(main, args)
     guarded = _Guarded(main, user_errors)
     world_size = args.num_gpus * args.num_machines
     try:
@@ -100,25 +101,42 @@ def _free_port() -> int:
 
 
 def _cpu_worker(local_rank: int, main: Callable, args, url: str) -> None:
-    """One process: Detectron2's ``_distributed_worker``, over gloo."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(cores // args.num_gpus, 1))
-    dist.init_process_group(
-        "gloo",
-        init_method=url,
-        world_size=args.num_gpus * args.num_machines,
+    _join(
+        url,
         rank=args.machine_rank * args.num_gpus + local_rank,
+        world_size=args.num_gpus * args.num_machines,
+        local_rank=local_rank,
+        per_machine=args.num_gpus,
+    )
+    main(args)
+    dist.destroy_process_group()
+
+
+def _run_under_torchrun(main: Callable, args) -> None:
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    _join("env://", *(int(os.environ[name]) for name in names))
+    main(args)
+    dist.destroy_process_group()
+
+
+def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: int) -> None:
+    """Join the process group, as Detectron2's ``_distributed_worker``: NCCL with GPUs, or gloo."""
+    has_gpu = torch.cuda.is_available()
+    dist.init_process_group(
+        "nccl" if has_gpu else "gloo",
+        init_method=url,
+        world_size=world_size,
+        rank=rank,
         timeout=DEFAULT_TIMEOUT,
     )
-    for machine in range(args.num_machines):
-        ranks = range(machine * args.num_gpus, (machine + 1) * args.num_gpus)
-        group = dist.new_group(list(ranks))
-        if machine == args.machine_rank:
+    for first in range(0, world_size, per_machine):
+        ranks = list(range(first, first + per_machine))
+        group = dist.new_group(ranks)
+        if rank in ranks:
             comm._LOCAL_PROCESS_GROUP = group
+    if has_gpu:
+        torch.cuda.set_device(local_rank)
     comm.synchronize()
-    try:
-        main(args)
-    finally:
-        sys.stdout.flush()
-    dist.destroy_process_group()

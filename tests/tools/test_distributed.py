@@ -120,6 +120,17 @@ def test_a_signal_stops_both_after_the_same_iteration(start, tmp_path):
     assert "SIGTERM after iteration" in log.read_text()
 
 
+def test_torchrun(sprites_root, tmp_path):
+    environment = dict(os.environ, DETECTRON2_DATASETS=str(sprites_root), OMP_NUM_THREADS="1")
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    options = [*OPTS, "SOLVER.MAX_ITER", "2", "OUTPUT_DIR", str(tmp_path / "out")]
+    line = [sys.executable, *torchrun, TRAIN_NET, *options]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "out" / "model_final.pth").exists()
+    assert "Rank of current process: 0. World size: 2" in (tmp_path / "out" / "log.txt").read_text()
+
+
 def test_a_mistake_is_one_line(run, tmp_path):
     code, text = run(*TWO, *OPTS, "SOLVER.IMS_PER_BATCH", "4", "MODEL.WEIGHTS", "nowhere.pth",
                      "OUTPUT_DIR", tmp_path / "out")  # fmt: skip
