@@ -154,7 +154,8 @@ def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
     """ResNet18 + FPN whose first convolution takes 4 channels (Sec. 4.1), for recurrent attention.
 
     Without a detection branch most levels of the FPN have no reader. What cannot change the levels
-    in ``used`` is left out: it would cost time, and have parameters without a gradient.
+    in ``used`` is left out: it would cost time, and have parameters without a gradient. Batch norm
+    keeps one running mean for all steps of the recurrence.
 
     Args:
         used: names of the features that are read; those of the FPN are "p2" to "p5".

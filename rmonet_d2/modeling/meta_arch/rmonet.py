@@ -18,7 +18,8 @@ from detectron2.modeling import (
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel, check_choices
+from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
 from rmonet_d2.modeling.regions import Regions, RegionWarmup
 from rmonet_d2.modeling.vae import VAEOutputs
