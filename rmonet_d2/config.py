@@ -16,6 +16,7 @@ def add_rmonet_config(cfg: CN) -> None:
     """
     _add_input(cfg)
     _add_model(cfg)
+    _add_monet(cfg)
     _add_vae(cfg)
     _add_regions(cfg)
     _add_pseudo_labels(cfg)
@@ -96,6 +97,25 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.RMONET.CHANNELS_LAST = True
 
 
+def _add_monet(cfg: CN) -> None:
+    # MONet shares with R-MONet, in MODEL.RMONET: NUM_COMPONENTS, BETA, GAMMA, SIGMA_*, LIKELIHOOD,
+    # MIXTURE_OVER, LOSS_UNIT, MASK_KL_TRAINS, OUTPUT_MASKS, POSTERIOR_*, MIN_*_PIXELS and
+    # CHANNELS_LAST; and all of MODEL.VAE. The rest of MODEL.RMONET does not concern it.
+    cfg.MODEL.MONET = CN()
+    # "UNetAttention" (Burgess et al. 2019), "FPNAttention" or "FPNUNetAttention" (Sec. 4, MONet
+    # (ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet)).
+    cfg.MODEL.MONET.ATTENTION = "UNetAttention"
+    # A number for each block of the UNet: 5 blocks at 64x64, 6 at 128x128, down to 4x4 (Burgess et
+    # al. 2019, App. B.2). The number of channels is in neither paper: c, c, 2c, 2c, 2c of c = 32,
+    # as in public reimplementations (c, c, c, 2c, 2c, 2c at 128x128).
+    cfg.MODEL.MONET.UNET_CHANNELS = [32, 32, 64, 64, 64]
+    cfg.MODEL.MONET.UNET_MLP_DIM = 128
+    # The 3x3 convolutions of FPNAttention's head, as in Mask R-CNN's mask head. FPNUNetAttention's
+    # head is MODEL.ROI_MASK_HEAD; both read MODEL.RESNETS and MODEL.FPN.OUT_CHANNELS.
+    cfg.MODEL.MONET.FPN_HEAD_CONVS = 4
+    cfg.MODEL.MONET.FPN_HEAD_CHANNELS = 256
+
+
 def _add_vae(cfg: CN) -> None:
     cfg.MODEL.VAE = CN()
     cfg.MODEL.VAE.LATENT_DIM = 16
@@ -111,6 +131,8 @@ def _add_vae(cfg: CN) -> None:
 
 def _add_regions(cfg: CN) -> None:
     rpn = cfg.MODEL.RPN
+    # "PseudoLabelRPN", or "WholeImageRegions": no detection branch and no self-supervised loss
+    # (Fig. 20); set MODEL.FPN.IN_FEATURES to what the mask head reads then.
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PseudoLabelRPN"
     cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE = 0
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]

@@ -38,12 +38,13 @@ def test_trains_and_evaluates(cfg):
     scheduler = build_lr_scheduler(cfg, optimizer)
     for _ in range(2):
         # Iteration 0: warm-up by random regions, where the config has one.
-        with EventStorage(0):
+        with EventStorage(0), torch.autocast("cpu", torch.bfloat16, cfg.SOLVER.AMP.ENABLED):
             losses = model(images(cfg, 2))
         assert all(torch.isfinite(loss) for loss in losses.values())
         optimizer.zero_grad()
         sum(losses.values()).backward()
-        missing = [n for n, p in model.named_parameters() if p.grad is None]
+        trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+        missing = [n for n, p in trained if p.grad is None]
         assert missing == []
         optimizer.step()
         scheduler.step()
@@ -56,8 +57,12 @@ def test_trains_and_evaluates(cfg):
         assert output["masks"].shape == (components, height, width)
         assert (output["masks"].sum(dim=0) - 1).abs().max() < 1e-5
         assert output["components"].shape == (components, 3, height, width)
+        assert output["reconstruction"].shape == (3, height, width)
         assert output["latents"].shape == (components, cfg.MODEL.VAE.LATENT_DIM)
-        assert output["instances"].image_size == (height, width)
+        found = output["instances"]
+        assert found.image_size == (height, width)
+        assert found.pred_masks.shape == (len(found), height, width)
+        assert len(found.pred_boxes) == len(found.scores) == len(found)
 
 
 # Rows of the table "M-dSprites / R-MONet(UNet)", Appendix B.
@@ -105,15 +110,69 @@ MULTI_DSPRITES_UNET = {
 }
 
 
-# What the other tables of R-MONet have instead.
+# Rows of the tables "M-dSprites / MONet" and "CLEVR / MONet", Appendix B.
+MULTI_DSPRITES_MONET = {
+    "INPUT.IMAGE_SIZE": [64, 64],
+    "SOLVER.IMS_PER_BATCH": 64,
+    "SOLVER.OPTIMIZER": "Adam",
+    "SOLVER.BASE_LR": 0.0001,
+    "SOLVER.VAE_LR_FACTOR": 1.0,
+    "SOLVER.LR_SCHEDULER_NAME": "CosineWarmRestarts",
+    "SOLVER.RESTART_EPOCHS": 200.0,
+    "SOLVER.RESET_DECAY": 0.05,
+    "SOLVER.WARMUP_EPOCHS": 10.0,
+    "MODEL.VAE.LATENT_DIM": 16,
+    "MODEL.RMONET.SIGMA_BG": 0.09,
+    "MODEL.RMONET.SIGMA_FG": 0.11,
+    "MODEL.RMONET.NUM_COMPONENTS": 6,
+    "MODEL.RMONET.BETA": 0.5,
+    "MODEL.RMONET.GAMMA": 0.5,
+    # As the equations have it.
+    "MODEL.META_ARCHITECTURE": "MONet",
+    "MODEL.RMONET.LIKELIHOOD": "mixture",
+    "MODEL.RMONET.LOSS_UNIT": "image",
+    "MODEL.RMONET.MASK_KL_TRAINS": "both",
+    "MODEL.RMONET.OUTPUT_MASKS": "attention",
+    "MODEL.VAE.ENCODER_INPUT": "log_mask",
+    "MODEL.VAE.DECODER_STRIDE": 1,
+    # The rate at the end of a cycle is 0, and training ends with a cycle.
+    "SOLVER.MAX_EPOCHS": 400.0,
+    "SOLVER.COSINE_END_FACTOR": 0.0,
+    "DATASETS.TRAIN": ("multi_dsprites_train",),
+    "DATASETS.TEST": ("multi_dsprites_test",),
+}
 CLEVR = {
     "INPUT.IMAGE_SIZE": [128, 128],
     "SOLVER.IMS_PER_BATCH": 50,
-    "MODEL.PSEUDO_LABELS.MIN_SIZE": 5,
     "MODEL.RMONET.SIGMA_BG": 0.06,
     "MODEL.RMONET.SIGMA_FG": 0.10,
     "MODEL.RMONET.NUM_COMPONENTS": 7,
+    "DATASETS.TRAIN": ("clevr_train",),
+    "DATASETS.TEST": ("clevr_test",),
 }
+# What Sec. 4 changes in MONet's variants; the paper's widths of ResNet18.
+RESNET18 = {
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 64,
+    "MODEL.FPN.OUT_CHANNELS": 256,
+}
+ATTENTION = {
+    "monet": {"MODEL.MONET.ATTENTION": "UNetAttention"},
+    "monet_fpn": {"MODEL.MONET.ATTENTION": "FPNAttention", **RESNET18},
+    "monet_fpn_unet": {
+        "MODEL.MONET.ATTENTION": "FPNUNetAttention",
+        "MODEL.ROI_MASK_HEAD.MASKED_FEATURES": ["stem", "res2", "res3"],
+        "MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES": ["res4", "p5"],
+        **RESNET18,
+    },
+}
+# Rows of "R-MONet(UNet)" that still mean something without the detection branch (Fig. 20).
+NO_DETECTION = {
+    key: value
+    for key, value in MULTI_DSPRITES_UNET.items()
+    if "RPN" not in key and "PSEUDO_LABELS" not in key and "ANCHOR" not in key
+} | {"MODEL.PROPOSAL_GENERATOR.NAME": "WholeImageRegions", **RESNET18}
+# What the tables of R-MONet(Lite) have instead.
 LITE = {
     "SOLVER.RESTART_EPOCHS": 200.0,
     "SOLVER.RESET_DECAY": 0.05,
@@ -126,23 +185,35 @@ ROI_ALIGN = {
     "MODEL.ROI_MASK_HEAD.NAME": "ROIAlignMaskHead",
     "MODEL.ROI_MASK_HEAD.EXPAND_RATIO": 0.0,
 }
+CLEVR_UNET = MULTI_DSPRITES_UNET | CLEVR | {"MODEL.PSEUDO_LABELS.MIN_SIZE": 5}
 TABLES = {
-    "multi_dsprites_rmonet_unet": MULTI_DSPRITES_UNET,
-    "multi_dsprites_rmonet_lite": {**MULTI_DSPRITES_UNET, **LITE, **NORMALIZED},
-    "multi_dsprites_rmonet_roialign": {**MULTI_DSPRITES_UNET, **LITE, **NORMALIZED, **ROI_ALIGN},
-    "clevr_rmonet_unet": {**MULTI_DSPRITES_UNET, **CLEVR},
-    "clevr_rmonet_lite": {**MULTI_DSPRITES_UNET, **CLEVR, **LITE},
-    "clevr_rmonet_roialign": {**MULTI_DSPRITES_UNET, **CLEVR, **LITE, **ROI_ALIGN},
+    "multi_dsprites_rmonet_unet": MULTI_DSPRITES_UNET | RESNET18,
+    "multi_dsprites_rmonet_lite": MULTI_DSPRITES_UNET | LITE | NORMALIZED | RESNET18,
+    "multi_dsprites_rmonet_roialign": MULTI_DSPRITES_UNET | LITE | NORMALIZED | ROI_ALIGN,
+    "clevr_rmonet_unet": CLEVR_UNET | RESNET18,
+    "clevr_rmonet_lite": CLEVR_UNET | LITE | RESNET18,
+    "clevr_rmonet_roialign": CLEVR_UNET | LITE | ROI_ALIGN,
+    "multi_dsprites_rmonet_no_detection": NO_DETECTION,
+    "clevr_rmonet_no_detection": NO_DETECTION | CLEVR,
+    **{f"multi_dsprites_{name}": MULTI_DSPRITES_MONET | keys for name, keys in ATTENTION.items()},
+    **{f"clevr_{name}": MULTI_DSPRITES_MONET | CLEVR | keys for name, keys in ATTENTION.items()},
 }
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_config_is_the_papers_table(name):
+def test_a_config_is_the_papers_table(name):
     cfg = load_config(str(CONFIGS[0].parent / f"{name}.yaml"))
     for key, expected in TABLES[name].items():
         value = cfg
         for part in key.split("."):
             value = value[part]
         assert value == expected, key
+    assert name in cfg.OUTPUT_DIR
     assert cfg.MODEL.RPN.SMOOTH_L1_BETA == pytest.approx(1 / 9)
-    assert cfg.MODEL.RESNETS.RES2_OUT_CHANNELS == 64
+
+
+@pytest.mark.parametrize(("data", "blocks"), [("multi_dsprites", 5), ("clevr", 6)])
+def test_monets_unet_goes_down_to_4_by_4(data, blocks):
+    cfg = load_config(str(CONFIGS[0].parent / f"{data}_monet.yaml"))
+    assert len(cfg.MODEL.MONET.UNET_CHANNELS) == blocks
+    assert cfg.INPUT.IMAGE_SIZE[0] >> (blocks - 1) == 4

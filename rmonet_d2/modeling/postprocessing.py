@@ -47,6 +47,22 @@ def without_specks(masks: torch.Tensor, min_pixels: float) -> torch.Tensor:
     return masks & (sizes >= min_pixels)[labels]
 
 
+def mask_scores(masks: torch.Tensor) -> torch.Tensor:
+    """Scores of objects for a model without a detection branch: how sure it is of what it won.
+
+    Args:
+        masks: (B, K, H, W) soft masks.
+
+    Returns:
+        (B, R): the mean of m_k over the pixels that component k wins, in (1 / K, 1]; 0 for one
+        that wins none.
+    """
+    winner = masks.argmax(dim=1, keepdim=True)
+    won = winner == torch.arange(masks.shape[1] - 1, device=masks.device).view(-1, 1, 1)
+    total = (masks[:, :-1] * won).sum(dim=(-2, -1))
+    return total / won.sum(dim=(-2, -1)).clamp(min=1)
+
+
 def masks_to_instances(
     masks: torch.Tensor,
     scores: torch.Tensor,

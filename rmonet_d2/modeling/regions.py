@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from detectron2.config import configurable
+from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from torch import nn
 
 from rmonet_d2.modeling.batch_noise import of_own_images
 
@@ -99,3 +101,50 @@ class RegionWarmup:
             scores=torch.where(drawn, 1.0, regions.scores),
             valid=drawn | regions.valid,
         )
+
+
+@PROPOSAL_GENERATOR_REGISTRY.register()
+class WholeImageRegions(nn.Module):
+    """In the RPN's place: every region is the whole image (Fig. 20, "without the self-supervised
+    loss and object detection branch").
+
+    The head is the same for all regions, so their alpha_k are the same too, and stick-breaking
+    gives the first one whatever is not background: all objects in one mask. Of ``MODEL.FPN``, list
+    only the levels in IN_FEATURES that the mask head reads: nothing trains the others.
+    """
+
+    @configurable
+    def __init__(self, *, num_regions: int):
+        """
+        Args:
+            num_regions: R = K - 1.
+        """
+        super().__init__()
+        self.num_regions = num_regions
+
+    @classmethod
+    def from_config(cls, cfg, input_shape):
+        return {"num_regions": cfg.MODEL.RMONET.NUM_COMPONENTS - 1}
+
+    def forward(self, features: dict[str, torch.Tensor], image_size: tuple[int, int]):
+        """As ``PseudoLabelRPN``, with scores of 1.
+
+        Returns:
+            (Regions, None): there are no raw outputs that could have losses.
+        """
+        image = features["image"]
+        return whole_image_regions(len(image), self.num_regions, image_size, image.device), None
+
+
+def whole_image_regions(
+    batch: int, num_regions: int, image_size: tuple[int, int], device: torch.device
+) -> Regions:
+    """(B, R) regions that are the whole image: ROI masking with them changes nothing."""
+    height, width = image_size
+    box = torch.tensor([0, 0, width, height], device=device, dtype=torch.float32)
+    shape = (batch, num_regions)
+    return Regions(
+        boxes=box.expand(*shape, 4),
+        scores=torch.ones(shape, device=device),
+        valid=torch.ones(shape, dtype=torch.bool, device=device),
+    )

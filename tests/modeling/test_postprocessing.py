@@ -5,6 +5,7 @@ import torch
 from skimage.measure import label
 
 from rmonet_d2.modeling.postprocessing import (
+    mask_scores,
     masks_to_instances,
     resize_masks,
     tight_boxes,
@@ -33,6 +34,21 @@ def test_tight_boxes_against_numpy():
             assert box == expected
         else:
             assert box[0] == box[2] == 0 or box[2] <= box[0]
+
+
+def test_mask_scores_against_loops():
+    masks = torch.rand(3, 5, 6, 7, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    masks[1, 2] = 0.0  # wins nothing
+    for image, scores in zip(masks.numpy(), mask_scores(masks).tolist(), strict=True):
+        won = [[] for _ in range(5)]
+        for i in range(6):
+            for j in range(7):
+                k = image[:, i, j].argmax()
+                won[k].append(image[k, i, j])
+        assert len(scores) == 4
+        expected = [np.mean(values) if values else 0.0 for values in won[:4]]
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert mask_scores(masks)[1, 2] == 0
 
 
 def test_specks_against_scikit_image():

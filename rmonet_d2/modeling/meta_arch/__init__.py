@@ -1,5 +1,6 @@
 """Meta-architectures, registered in Detectron2's ``META_ARCH_REGISTRY``."""
 
+from rmonet_d2.modeling.meta_arch.monet import MONet
 from rmonet_d2.modeling.meta_arch.rmonet import RMONet
 
-__all__ = ["RMONet"]
+__all__ = ["MONet", "RMONet"]

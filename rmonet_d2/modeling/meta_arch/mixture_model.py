@@ -1,0 +1,306 @@
+"""What all MONets share: a mixture of components that one VAE draws (Sec. 3.1, 3.3, 3.5).
+
+A model of this family makes masks in its own way and leaves the rest to :class:`MixtureModel`: the
+first three terms of Eq. 3, the posterior of the mixture, the output contract and the pictures.
+
+Shape shorthand:
+    B: images.  K: components, the background last.  R = K - 1.  H, W: image size.
+    x: (B, 3, H, W) in [0, 1].  log m_k: (B, K, H, W).  z_k: (B, K, D).
+"""
+
+import torch
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
+from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
+from rmonet_d2.ops.divergence import latent_kl, mask_kl
+from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibilities
+from rmonet_d2.visualization.pictures import scene_sheet
+
+
+class MixtureModel(nn.Module):
+    """Base of the meta-architectures whose masks are mixing probabilities of a Gaussian mixture.
+
+    Subclasses take ``**mixture`` in their constructor, give ``**cls.mixture_args(cfg)`` in their
+    ``from_config``, and call ``self.to(memory_format=self.memory_format)`` when they are complete.
+    """
+
+    def __init__(
+        self,
+        *,
+        vae: ComponentVAE,
+        num_components: int,
+        image_size: tuple[int, int],
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        sigma_fg: float,
+        sigma_bg: float,
+        loss_weights: dict[str, float],
+        loss_unit: str,
+        likelihood: str,
+        mixture_over: str,
+        mask_kl_trains: str,
+        output_masks: str,
+        posterior_steps: int,
+        posterior_sigma_scale: float,
+        min_mask_pixels: int,
+        min_piece_pixels: int,
+        vis_period: int,
+        channels_last: bool,
+    ):
+        """
+        Args:
+            vae: (x, log m_k) -> posterior and decoded components.
+            num_components: K, at least 2.
+            image_size: (H, W) of every input.
+            pixel_mean, pixel_std: of 0..255 RGB, for the attention network only.
+            sigma_fg, sigma_bg: scales of Eq. 2.
+            loss_weights: {loss name: weight}: beta, gamma, ... of Eq. 3.
+            loss_unit: "image" or "pixel", see the config.
+            likelihood, mixture_over, mask_kl_trains: see the config.
+            output_masks: "attention" or "posterior", see the config.
+            posterior_steps, posterior_sigma_scale: of the exported posterior, see
+                :meth:`posterior`.
+            min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
+            vis_period: iterations between pictures, 0 for none.
+            channels_last: memory format of the convolutions.
+
+        Raises:
+            ValueError: a value that a config key does not allow; names the key.
+        """
+        super().__init__()
+        if posterior_steps < 0 or posterior_sigma_scale <= 0:
+            raise ValueError(
+                f"MODEL.RMONET.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
+                f"{posterior_sigma_scale}: they must be at least 0 and greater than 0."
+            )
+        if num_components < 2:
+            raise ValueError(
+                f"MODEL.RMONET.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
+                "one foreground component and the background."
+            )
+        check_choices(
+            {
+                "MODEL.RMONET.LOSS_UNIT": loss_unit,
+                "MODEL.RMONET.LIKELIHOOD": likelihood,
+                "MODEL.RMONET.MIXTURE_OVER": mixture_over,
+                "MODEL.RMONET.MASK_KL_TRAINS": mask_kl_trains,
+                "MODEL.RMONET.OUTPUT_MASKS": output_masks,
+            }
+        )
+        self.vae = vae
+        self.num_components = num_components
+        self.image_size = tuple(image_size)
+        self.loss_weights = loss_weights
+        self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
+        self.nll = LIKELIHOODS[likelihood]
+        self.joint_channels = mixture_over == "pixel"
+        self.mask_kl_trains = mask_kl_trains
+        self.output_masks = output_masks
+        self.posterior_steps = posterior_steps
+        self.posterior_sigma_scale = posterior_sigma_scale
+        self.min_mask_pixels = min_mask_pixels
+        self.min_piece_pixels = min_piece_pixels
+        self.vis_period = vis_period
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.register_buffer("sigma", component_scales(num_components, sigma_fg, sigma_bg), False)
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def mixture_args(cls, cfg) -> dict:
+        """The constructor's arguments from MODEL.RMONET, MODEL.VAE and INPUT, which all share."""
+        rmonet = cfg.MODEL.RMONET
+        return {
+            "vae": ComponentVAE(cfg),
+            "num_components": rmonet.NUM_COMPONENTS,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "sigma_fg": rmonet.SIGMA_FG,
+            "sigma_bg": rmonet.SIGMA_BG,
+            "loss_weights": {
+                "loss_nll": 1.0,
+                "loss_kl_z": rmonet.BETA,
+                "loss_kl_mask": rmonet.GAMMA,
+            },
+            "loss_unit": rmonet.LOSS_UNIT,
+            "likelihood": rmonet.LIKELIHOOD,
+            "mixture_over": rmonet.MIXTURE_OVER,
+            "mask_kl_trains": rmonet.MASK_KL_TRAINS,
+            "output_masks": rmonet.OUTPUT_MASKS,
+            "posterior_steps": rmonet.POSTERIOR_STEPS,
+            "posterior_sigma_scale": rmonet.POSTERIOR_SIGMA_SCALE,
+            "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
+            "min_piece_pixels": rmonet.MIN_PIECE_PIXELS,
+            "vis_period": cfg.VIS_PERIOD,
+            "channels_last": rmonet.CHANNELS_LAST,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.sigma.device
+
+    def preprocess(self, batched_inputs: list[dict]) -> torch.Tensor:
+        """Stack the images to x, (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: an image of another size than INPUT.IMAGE_SIZE; names the file.
+        """
+        for item in batched_inputs:
+            if tuple(item["image"].shape[-2:]) != self.image_size:
+                raise ValueError(
+                    f"{item.get('file_name', 'an input image')} is "
+                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
+                    f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
+                )
+        images = torch.stack([item["image"] for item in batched_inputs])
+        x = images.to(self.device, non_blocking=True).float() / 255.0
+        return x.contiguous(memory_format=self.memory_format)
+
+    def standardize(self, x: torch.Tensor) -> torch.Tensor:
+        """x in [0, 1] -> (255 x - mean) / std, what the attention network sees."""
+        return (x * 255.0 - self.pixel_mean) / self.pixel_std
+
+    def generative_losses(
+        self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
+    ) -> dict[str, torch.Tensor]:
+        """The first three terms of Eq. 3, mean over the images, without beta and gamma."""
+        nll = self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
+        target = log_masks.detach() if self.mask_kl_trains == "vae" else log_masks
+        return {
+            "loss_nll": nll.mean() * self.loss_scale,
+            "loss_kl_z": latent_kl(decoded.mu, decoded.log_var).mean() * self.loss_scale,
+            "loss_kl_mask": mask_kl(target, decoded.mask_logits).mean() * self.loss_scale,
+        }
+
+    def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Each loss times its weight of Eq. 3."""
+        return {name: self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()}
+
+    def posterior(self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs):
+        """The posterior p(k | x, z) of Eq. 2 and components that fit it; not in the paper.
+
+        Coordinate ascent of the mixture, as in EM: the posterior tells which pixels a component
+        explains, the VAE encodes the component from these, and so on, ``posterior_steps`` times.
+        m_k stays the prior. The sigmas of training are wider than the error of a trained decoder:
+        ``posterior_sigma_scale`` < 1 lets colours that are close decide.
+
+        Returns:
+            (log masks (B, K, H, W), VAEOutputs)
+        """
+        sigma = self.sigma * self.posterior_sigma_scale
+        for _ in range(self.posterior_steps):
+            decoded = self.vae(x, log_responsibilities(x, decoded.x_k, log_masks, sigma))
+        return log_responsibilities(x, decoded.x_k, log_masks, sigma), decoded
+
+    def export(
+        self,
+        x: torch.Tensor,
+        log_masks: torch.Tensor,
+        batched_inputs: list[dict],
+        regions: Regions | None = None,
+        box_source: str = "mask",
+    ) -> list[dict]:
+        """The output contract of all models in evaluation mode.
+
+        Args:
+            x, log_masks: see the table on top.
+            batched_inputs: dicts with, optionally, "height" and "width" of the wanted instances.
+            regions: boxes and scores of the R foreground components. None for a model without a
+                detection branch: its boxes are the tight ones of its masks, and its scores those
+                of ``mask_scores``.
+            box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
+
+        Returns:
+            A dict an image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing to
+            1, "components" (K, 3, H, W), "reconstruction" (3, H, W), "latents" (K, D), and
+            "box_source", "proposal" or "mask": where the boxes come from.
+        """
+        decoded = self.vae(x, log_masks)
+        masks = log_masks.exp()
+        if self.output_masks == "posterior":
+            log_posterior, decoded = self.posterior(x, log_masks, decoded)
+            masks = log_posterior.exp()
+        reconstruction = (log_masks.exp()[:, :, None] * decoded.x_k).sum(dim=1)
+        scores = mask_scores(masks) if regions is None else regions.scores
+        box_source = "mask" if regions is None else box_source
+        results = []
+        for i, item in enumerate(batched_inputs):
+            size = (item.get("height", self.image_size[0]), item.get("width", self.image_size[1]))
+            instances = masks_to_instances(
+                masks[i],
+                scores[i],
+                None if regions is None else regions.boxes[i],
+                size,
+                self.min_mask_pixels,
+                box_source,
+                self.min_piece_pixels,
+            )
+            results.append(
+                {
+                    "instances": instances,
+                    "masks": masks[i],
+                    "components": decoded.x_k[i],
+                    "reconstruction": reconstruction[i],
+                    "latents": decoded.mu[i],
+                    "box_source": box_source,
+                }
+            )
+        return results
+
+    def log_foreground(self, log_masks: torch.Tensor) -> None:
+        """Put the share of the image that is foreground into the event storage."""
+        foreground = 1.0 - log_masks[:, -1].detach().exp().mean().item()
+        get_event_storage().put_scalar("rmonet/foreground_share", foreground)
+
+    @torch.no_grad()
+    def visualize(
+        self,
+        x: torch.Tensor,
+        log_masks: torch.Tensor,
+        decoded: VAEOutputs,
+        boxes: list[dict] | None = None,
+        num_images: int = 4,
+    ) -> None:
+        """Put a picture of the first images into the event storage, as "rmonet/scenes".
+
+        Args:
+            x, log_masks, decoded: of a training step.
+            boxes: the entries of ``scene_sheet`` that are about boxes, a dict an image; None: the
+                tight boxes of the masks.
+            num_images: at most so many images.
+        """
+        scenes = []
+        for i in range(min(num_images, len(x))):
+            masks, x_k = log_masks[i].exp(), decoded.x_k[i]
+            scenes.append(
+                {
+                    "image": x[i],
+                    "masks": masks,
+                    "components": x_k,
+                    "reconstruction": (masks[:, None] * x_k).sum(dim=0),
+                    **(self._mask_boxes(masks) if boxes is None else boxes[i]),
+                }
+            )
+        sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
+        get_event_storage().put_image("rmonet/scenes", sheet)
+
+    def _mask_boxes(self, masks: torch.Tensor) -> dict:
+        scores = mask_scores(masks[None])[0]
+        found = masks_to_instances(
+            masks,
+            scores,
+            None,
+            self.image_size,
+            self.min_mask_pixels,
+            min_piece=self.min_piece_pixels,
+        )
+        return {
+            "boxes": found.pred_boxes.tensor,
+            "box_components": found.components,
+            "scores": found.scores,
+        }

@@ -1,0 +1,85 @@
+"""MONet: masks by recurrent attention, no boxes (Burgess et al. 2019; the paper's baselines).
+
+Shape shorthand:
+    B: images.  K: components, the background last.  H, W: image size.
+    x: (B, 3, H, W) in [0, 1].  m_k: (B, K, H, W).  z_k: (B, K, D).
+"""
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from rmonet_d2.modeling.attention import build_attention, recurrent_log_masks
+from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
+
+
+@META_ARCH_REGISTRY.register()
+class MONet(MixtureModel):
+    """Multi-Object Network, with any attention network (UNet, ResNet18+FPN, ResNet18+FPN+UNet).
+
+    No slot of MONet is told to be the background. But the first step of attention is the only one
+    with a scale of its own, sigma_bg (Burgess et al. 2019, Appendix B; "background scale" in the
+    table), as it is the only one that sees the scene unexplained. Everything in this project has
+    the background last, so that step's component is moved there: components 1 to K - 1 are steps 2
+    to K. Where MONet puts an object into its first step, the evaluators take it for background;
+    foreground ARI compares all K masks and is not touched by the order.
+
+    Boxes are the tight ones of the masks, scores say how sure the masks are (``mask_scores``).
+    """
+
+    @configurable
+    def __init__(self, *, attention: nn.Module, **mixture):
+        """
+        Args:
+            attention: (B, 4, H, W), image and log scope -> logits of alpha_k, (B, 1, H, W).
+            **mixture: of :class:`MixtureModel`.
+
+        Raises:
+            ValueError: a value that a config key does not allow; names the key.
+        """
+        super().__init__(**mixture)
+        self.attention = attention
+        self.to(memory_format=self.memory_format)
+
+    @classmethod
+    def from_config(cls, cfg):
+        """
+        Raises:
+            ValueError: another normalisation of the masks than stick-breaking.
+        """
+        normalization = cfg.MODEL.RMONET.MASK_NORMALIZATION
+        if normalization != "stick_breaking":
+            raise ValueError(
+                f'MODEL.RMONET.MASK_NORMALIZATION is "{normalization}": MONet\'s attention is '
+                'recurrent and needs "stick_breaking".'
+            )
+        return {"attention": build_attention(cfg), **cls.mixture_args(cfg)}
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
+                optionally "height" and "width", the size of the wanted instances.
+
+        Returns:
+            In training, {"loss_*": scalar}, the first three terms of Eq. 3, already weighted.
+            Otherwise the list of dicts that :meth:`MixtureModel.export` documents.
+        """
+        x = self.preprocess(batched_inputs)
+        log_masks = self.attend(x)
+        if not self.training:
+            return self.export(x, log_masks, batched_inputs)
+
+        decoded = self.vae(x, log_masks)
+        losses = self.generative_losses(x, log_masks, decoded)
+        self.log_foreground(log_masks)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize(x, log_masks, decoded)
+        return self.weighted(losses)
+
+    def attend(self, x: torch.Tensor) -> torch.Tensor:
+        """x -> log m_k, (B, K, H, W) float32, the first step's at the end."""
+        steps = recurrent_log_masks(self.attention, self.standardize(x), self.num_components)
+        return steps.roll(-1, dims=1)
