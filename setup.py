@@ -7,6 +7,9 @@ tools/install_detectron2.py.
 OpenCV, which Detectron2 and this package import, is an extra, as two packages provide it and
 only one should be installed: `rmonet_d2[opencv]` is opencv-python, `rmonet_d2[headless]` is
 opencv-python-headless for machines without a display's libraries (what the lock file has).
+
+`rmonet_d2[render]` adds Blender's module bpy for datasets/render_clevr.py. Each bpy has wheels for
+one version of Python: 5.0 and 4.x need 3.11 exactly.
 """
 
 from setuptools import find_packages, setup
@@ -39,6 +42,7 @@ setup(
     extras_require={
         "opencv": ["opencv-python>=4.8"],
         "headless": ["opencv-python-headless>=4.8"],
+        "render": ["bpy>=5.0,<5.1"],  # tested: 5.0.1; other versions give slightly other pictures
         "test": ["pytest>=7.4", "scikit-learn>=1.3", "protobuf>=4.22"],
         "lint": ["ruff>=0.6"],
     },

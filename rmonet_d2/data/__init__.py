@@ -7,6 +7,7 @@ from rmonet_d2.data.catalog import (
     require_dataset,
     unlabelled_dicts,
 )
+from rmonet_d2.data.clevr_sample import register_clevr_sample
 from rmonet_d2.data.loader import ResumableTrainingSampler, build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper, UnreadableImageError, check_image_size
 
@@ -18,6 +19,7 @@ __all__ = [
     "build_train_loader",
     "check_image_size",
     "register_clevr",
+    "register_clevr_sample",
     "register_multi_dsprites",
     "register_packed_instances",
     "require_dataset",

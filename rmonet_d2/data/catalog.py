@@ -25,8 +25,6 @@ from rmonet_d2.data.packed import PREFIX, register_packed_handler, set_recipe
 from rmonet_d2.data.packed_job import read_info
 
 SPLITS = ("train", "test")
-# A folder of data sets in the repository that holds a small one, to begin with.
-SAMPLES = "datasets/samples"
 
 
 def datasets_root() -> str:
@@ -208,8 +206,8 @@ def register_clevr(root: str | os.PathLike | None = None) -> None:
         f"  official: `{official}` converts clevr_with_masks_train.tfrecords (10.5 GB, from "
         "gs://multi-object-datasets/clevr_with_masks)\n"
         f"  rendered: `{rendered}` makes scenes like it (needs rmonet_d2[render])\n"
-        f"  sample: a small rendered set comes with the repository: set DETECTRON2_DATASETS="
-        f"{SAMPLES}\n"
+        "  sample: 200 rendered scenes are in the repository: DATASETS.TRAIN "
+        "'(\"clevr_sample_train\",)' DATASETS.TEST '(\"clevr_sample_test\",)'\n"
         "datasets/README.md says more."
     )
     _register_splits("clevr", root, command=official, advice=advice)
