@@ -103,17 +103,14 @@ def _add_monet(cfg: CN) -> None:
     # CHANNELS_LAST; and all of MODEL.VAE. The rest of MODEL.RMONET does not concern it.
     cfg.MODEL.MONET = CN()
     # "UNetAttention" (Burgess et al. 2019), "FPNAttention" or "FPNUNetAttention" (Sec. 4, MONet
-    # (ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet)).
+    # (ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet)), whose heads are those of R-MONet(Lite) and
+    # R-MONet(UNet): MODEL.ROI_MASK_HEAD, MODEL.RESNETS and MODEL.FPN describe them.
     cfg.MODEL.MONET.ATTENTION = "UNetAttention"
     # A number for each block of the UNet: 5 blocks at 64x64, 6 at 128x128, down to 4x4 (Burgess et
     # al. 2019, App. B.2). The number of channels is in neither paper: c, c, 2c, 2c, 2c of c = 32,
     # as in public reimplementations (c, c, c, 2c, 2c, 2c at 128x128).
     cfg.MODEL.MONET.UNET_CHANNELS = [32, 32, 64, 64, 64]
     cfg.MODEL.MONET.UNET_MLP_DIM = 128
-    # The 3x3 convolutions of FPNAttention's head, as in Mask R-CNN's mask head. FPNUNetAttention's
-    # head is MODEL.ROI_MASK_HEAD; both read MODEL.RESNETS and MODEL.FPN.OUT_CHANNELS.
-    cfg.MODEL.MONET.FPN_HEAD_CONVS = 4
-    cfg.MODEL.MONET.FPN_HEAD_CHANNELS = 256
 
 
 def _add_vae(cfg: CN) -> None:

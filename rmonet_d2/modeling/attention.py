@@ -12,12 +12,13 @@ import math
 import torch
 import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
-from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_backbone
 from detectron2.utils.registry import Registry
 from torch import nn
 
 from rmonet_d2.modeling.backbone import SkipFPN
+from rmonet_d2.modeling.lite_mask_head import LiteMaskHead
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
 from rmonet_d2.modeling.regions import whole_image_regions
 
@@ -183,66 +184,14 @@ def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
     return backbone
 
 
-@ATTENTION_REGISTRY.register()
-class FPNAttention(nn.Module):
-    """MONet(ResNet18+FPN), Sec. 4: the attention network of R-MONet(Lite) without regions.
+class _HeadAttention(nn.Module):
+    """A backbone of 4 channels and a mask head of R-MONet on one region, the whole image.
 
-    conv3 after the FPN (p3, stride 8) through 3x3 convolutions, a 2x2 transposed one that doubles
-    the size, and a 1x1 one, as the mask head of Mask R-CNN (He et al. 2017) on the whole image
-    instead of a crop; the result is upsampled bilinearly. The paper gives no sizes.
+    The ROI mask is 1 everywhere then, so that masked features are plain ones.
     """
 
     @configurable
-    def __init__(
-        self, backbone: SkipFPN, *, image_size: tuple[int, int], channels: int, num_convs: int
-    ):
-        """
-        Args:
-            backbone: (B, 4, H, W) -> {"p3": feature map}.
-            image_size: (H, W) of the logits.
-            channels, num_convs: of the 3x3 convolutions; 256 and 4 in Mask R-CNN.
-        """
-        super().__init__()
-        self.backbone = backbone
-        self.image_size = image_size
-        layers, in_channels = [], backbone.output_shape()["p3"].channels
-        for _ in range(num_convs):
-            layers.append(Conv2d(in_channels, channels, 3, padding=1, activation=F.relu))
-            in_channels = channels
-        self.convs = nn.Sequential(*layers)
-        self.upsample = nn.ConvTranspose2d(in_channels, channels, 2, stride=2)
-        self.predictor = nn.Conv2d(channels, 1, 1)
-        for layer in (*self.convs, self.upsample):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-
-    @classmethod
-    def from_config(cls, cfg):
-        return {
-            "backbone": build_attention_backbone(cfg, ["p3"]),
-            "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
-            "channels": cfg.MODEL.MONET.FPN_HEAD_CHANNELS,
-            "num_convs": cfg.MODEL.MONET.FPN_HEAD_CONVS,
-        }
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(B, 4, H, W) -> logits (B, 1, H, W)."""
-        y = self.convs(self.backbone(inputs)["p3"])
-        logits = self.predictor(F.relu(self.upsample(y))).float()
-        return F.interpolate(logits, size=self.image_size, mode="bilinear", align_corners=False)
-
-
-@ATTENTION_REGISTRY.register()
-class FPNUNetAttention(nn.Module):
-    """MONet(ResNet18+FPN+UNet), Sec. 4: the attention network of R-MONet(UNet) without regions.
-
-    It is that head on one region, the whole image: its ROI mask is 1 everywhere, so that the masked
-    skips are plain ones. ``MODEL.ROI_MASK_HEAD`` describes it, as for R-MONet; "image" among the
-    skips is RGB and the log scope here.
-    """
-
-    @configurable
-    def __init__(self, backbone: SkipFPN, head: UNetMaskHead):
+    def __init__(self, backbone: SkipFPN, head: nn.Module):
         """
         Args:
             backbone: (B, 4, H, W) -> {name: feature map}.
@@ -251,6 +200,34 @@ class FPNUNetAttention(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(B, 4, H, W) -> logits (B, 1, H, W)."""
+        features = {"image": inputs, **self.backbone(inputs)}
+        region = whole_image_regions(len(inputs), 1, tuple(inputs.shape[-2:]), inputs.device)
+        return self.head(features, region)
+
+
+@ATTENTION_REGISTRY.register()
+class FPNAttention(_HeadAttention):
+    """MONet(ResNet18+FPN), Sec. 4: the attention network of R-MONet(Lite) without regions.
+
+    ``MODEL.ROI_MASK_HEAD`` describes the head, as for R-MONet(Lite).
+    """
+
+    @classmethod
+    def from_config(cls, cfg):
+        backbone = build_attention_backbone(cfg, [cfg.MODEL.ROI_MASK_HEAD.LITE_FEATURE])
+        return {"backbone": backbone, "head": LiteMaskHead(cfg, backbone.output_shape())}
+
+
+@ATTENTION_REGISTRY.register()
+class FPNUNetAttention(_HeadAttention):
+    """MONet(ResNet18+FPN+UNet), Sec. 4: the attention network of R-MONet(UNet) without regions.
+
+    ``MODEL.ROI_MASK_HEAD`` describes the head, as for R-MONet; "image" among the skips is RGB and
+    the log scope here.
+    """
 
     @classmethod
     def from_config(cls, cfg):
@@ -261,9 +238,3 @@ class FPNUNetAttention(nn.Module):
             "backbone": backbone,
             "head": UNetMaskHead(cfg, {"image": image, **backbone.output_shape()}),
         }
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(B, 4, H, W) -> logits (B, 1, H, W)."""
-        features = {"image": inputs, **self.backbone(inputs)}
-        region = whole_image_regions(len(inputs), 1, tuple(inputs.shape[-2:]), inputs.device)
-        return self.head(features, region)

@@ -18,7 +18,7 @@ from rmonet_d2.modeling.attention import (
 )
 
 SMALL_MONET = ("MODEL.MONET.UNET_CHANNELS", [4, 4, 8, 8, 8], "MODEL.MONET.UNET_MLP_DIM", 16,
-               "MODEL.MONET.FPN_HEAD_CONVS", 2, "MODEL.MONET.FPN_HEAD_CHANNELS", 8)  # fmt: skip
+               "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)  # fmt: skip
 NETWORKS = ("UNetAttention", "FPNAttention", "FPNUNetAttention")
 
 
@@ -231,11 +231,12 @@ def test_fpn_attention_sees_p3_and_upsamples_bilinearly(small_cfg):
     with torch.no_grad():
         y = network.backbone(inputs)["p3"]
         assert y.shape[-2:] == (8, 8)
-        for conv in network.convs:
+        layers = network.head.head
+        assert len(layers.conv_norm_relus) == 2
+        for conv in layers.conv_norm_relus:
             y = F.conv2d(y, conv.weight, conv.bias, padding=1).clamp(min=0)
-        assert len(network.convs) == 2
-        y = F.conv_transpose2d(y, network.upsample.weight, network.upsample.bias, stride=2)
-        small = network.predictor(y.clamp(min=0))
+        y = F.conv_transpose2d(y, layers.deconv.weight, layers.deconv.bias, stride=2)
+        small = layers.predictor(y.clamp(min=0))
         assert small.shape == (2, 1, 16, 16)
         logits = network(inputs)
     assert logits.shape == (2, 1, 64, 64)

@@ -13,7 +13,7 @@ from rmonet_d2.solver import build_optimizer
 MONET = (
     "MODEL.META_ARCHITECTURE", "MONet",
     "MODEL.MONET.UNET_CHANNELS", [4, 4, 8, 8, 8], "MODEL.MONET.UNET_MLP_DIM", 16,
-    "MODEL.MONET.FPN_HEAD_CONVS", 1, "MODEL.MONET.FPN_HEAD_CHANNELS", 8,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
 )  # fmt: skip
 NETWORKS = ("UNetAttention", "FPNAttention", "FPNUNetAttention")
 LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask"}
@@ -26,8 +26,8 @@ def monet(small_cfg):
     def make(*opts):
         model = build_model(small_cfg(*MONET, *opts))
         network = model.attention
-        predictor = network.head.predictor if hasattr(network, "head") else network.predictor
-        torch.nn.init.normal_(predictor.weight, std=0.7)
+        predictors = [m for name, m in network.named_modules() if name.endswith("predictor")]
+        torch.nn.init.normal_(predictors[0].weight, std=0.7)
         return model
 
     return make
