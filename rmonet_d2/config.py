@@ -27,6 +27,12 @@ def add_rmonet_config(cfg: CN) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
     # Scenes of the test set that are evaluated; 0 means all.
     cfg.TEST.MAX_IMAGES = 0
+    # Alternatives that R-MONet tries for a test image if TEST.AUG.ENABLED (not in the paper): the
+    # image and its mirror images ("horizontal", "vertical", "both"), each with regions from these
+    # thresholds of the NMS across levels. The one with the highest ELBO counts. Detectron2's other
+    # keys of TEST.AUG are not used.
+    cfg.TEST.AUG.MIRRORS = ["horizontal"]
+    cfg.TEST.AUG.NMS_THRESHOLDS = [0.3, 0.45, 0.6]
 
 
 def _add_input(cfg: CN) -> None:

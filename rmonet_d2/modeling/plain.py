@@ -27,7 +27,14 @@ class PlainPseudoLabelRPN(PseudoLabelRPN):
     """Detectron2's own selection, image by image, then the second NMS."""
 
     @torch.no_grad()
-    def _select(self, outputs: RPNOutputs, image_size: tuple[int, int]) -> Regions:
+    def select(
+        self,
+        outputs: RPNOutputs,
+        image_size: tuple[int, int],
+        cross_level_nms_thresh: float | None = None,
+    ) -> Regions:
+        if cross_level_nms_thresh is None:
+            cross_level_nms_thresh = self.cross_level_nms_thresh
         batch = len(outputs.logits[0])
         proposals = find_top_rpn_proposals(
             self._decode_proposals(outputs.anchors, outputs.deltas),
@@ -49,7 +56,7 @@ class PlainPseudoLabelRPN(PseudoLabelRPN):
             scores = image.objectness_logits.sigmoid()
             enough = scores >= self.score_thresh[self.training]
             boxes, scores = image.proposal_boxes.tensor[enough], scores[enough]
-            keep = nms(boxes, scores, self.cross_level_nms_thresh)[: self.num_regions]
+            keep = nms(boxes, scores, cross_level_nms_thresh)[: self.num_regions]
             regions.boxes[i, : len(keep)] = boxes[keep]
             regions.scores[i, : len(keep)] = scores[keep]
             regions.valid[i, : len(keep)] = True

@@ -93,7 +93,7 @@ class PseudoLabelRPN(RPN):
                 level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4).float() for level in deltas
             ],
         )
-        return self._select(outputs, image_size), outputs
+        return self.select(outputs, image_size), outputs
 
     def pseudo_losses(
         self, outputs: RPNOutputs, pseudo_labels: list[Instances]
@@ -113,7 +113,21 @@ class PseudoLabelRPN(RPN):
         return losses
 
     @torch.no_grad()
-    def _select(self, outputs: RPNOutputs, image_size: tuple[int, int]) -> Regions:
+    def select(
+        self,
+        outputs: RPNOutputs,
+        image_size: tuple[int, int],
+        cross_level_nms_thresh: float | None = None,
+    ) -> Regions:
+        """The R best regions of every image.
+
+        Args:
+            outputs: of :meth:`forward`.
+            image_size: (H, W), which boxes are clipped to.
+            cross_level_nms_thresh: None: that of the constructor.
+        """
+        if cross_level_nms_thresh is None:
+            cross_level_nms_thresh = self.cross_level_nms_thresh
         boxes = self._decode_proposals(outputs.anchors, outputs.deltas)
         boxes, scores, levels = self._top_of_each_level(boxes, outputs.logits)
         batch, per_image = scores.shape
@@ -135,9 +149,7 @@ class PseudoLabelRPN(RPN):
         keep = keep[batched_nms(clipped.tensor[keep], scores[keep], group[keep], self.nms_thresh)]
         keep = keep[self._rank(image[keep], batch) < self.post_nms_topk[self.training]]
         keep = keep[
-            batched_nms(
-                clipped.tensor[keep], scores[keep], image[keep], self.cross_level_nms_thresh
-            )
+            batched_nms(clipped.tensor[keep], scores[keep], image[keep], cross_level_nms_thresh)
         ]
         rank = self._rank(image[keep], batch)
         keep, rank = keep[rank < self.num_regions], rank[rank < self.num_regions]

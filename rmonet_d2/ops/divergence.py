@@ -13,9 +13,13 @@ import torch.nn.functional as F
 
 def latent_kl(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
     """Second term of Eq. 3: KL(q(z_k | x, m_k) || N(0, 1)), summed over K and D: (B,)."""
+    return component_latent_kl(mu, log_var).sum(dim=1)
+
+
+def component_latent_kl(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
+    """KL(q(z_k | x, m_k) || N(0, 1)) of each component, summed over D: (B, K)."""
     mu, log_var = mu.float(), log_var.float()
-    kl = 0.5 * (mu.square() + log_var.exp() - 1 - log_var)
-    return kl.flatten(1).sum(dim=1)
+    return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(dim=2)
 
 
 def mask_kl(log_masks: torch.Tensor, mask_logits: torch.Tensor) -> torch.Tensor:

@@ -99,7 +99,7 @@ def test_nan_in_training_stops(rpn_and_outputs):
     outputs.deltas[0][0, 0, 0] = float("nan")
     outputs.logits[0][0, 0] = 1e3
     with pytest.raises(FloatingPointError, match="Inf or NaN"):
-        rpn._select(outputs, SIZE)
+        rpn.select(outputs, SIZE)
 
 
 def pseudo(boxes):

@@ -16,7 +16,7 @@ from rmonet_d2.modeling.choices import check_choices
 from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
 from rmonet_d2.modeling.regions import Regions
 from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
-from rmonet_d2.ops.divergence import latent_kl, mask_kl
+from rmonet_d2.ops.divergence import component_latent_kl, latent_kl, mask_kl
 from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibilities
 from rmonet_d2.visualization.pictures import scene_sheet
 
@@ -196,6 +196,20 @@ class MixtureModel(nn.Module):
         for _ in range(self.posterior_steps):
             decoded = self.vae(x, log_responsibilities(x, decoded.x_k, log_masks, sigma))
         return log_responsibilities(x, decoded.x_k, log_masks, sigma), decoded
+
+    def elbo(self, x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
+        """How well masks explain the images: (B,), the first two terms of Eq. 3 with beta = 1,
+        negated, of the components as they are exported.
+
+        Components that win no object's pixels are not there, and cost nothing: those with masks of
+        less than ``min_mask_pixels`` in all.
+        """
+        decoded, masks = self.vae(x, log_masks), log_masks
+        if self.output_masks == "posterior":
+            masks, decoded = self.posterior(x, log_masks, decoded)
+        is_there = masks.exp().flatten(2).sum(dim=2) >= self.min_mask_pixels
+        cost = (component_latent_kl(decoded.mu, decoded.log_var) * is_there).sum(dim=1)
+        return -cost - self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
 
     def export(
         self,

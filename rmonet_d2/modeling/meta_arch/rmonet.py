@@ -5,6 +5,7 @@ Shape shorthand:
     x: (B, 3, H, W) in [0, 1].  m_k: (B, K, H, W).  t_k: (B, R, 4).  z_k: (B, K, D).
 """
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import torch
@@ -18,6 +19,7 @@ from detectron2.modeling import (
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from rmonet_d2.modeling.alternatives import check_mirrors, choose, mirror, mirror_regions
 from rmonet_d2.modeling.choices import check_choices
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
@@ -50,6 +52,8 @@ class RMONet(MixtureModel):
         vae_first_iters: int,
         box_source: str,
         pseudo_label_masks: str,
+        test_mirrors: list[str],
+        test_nms_thresholds: list[float],
         **mixture,
     ):
         """
@@ -65,6 +69,8 @@ class RMONet(MixtureModel):
             vae_first_iters: iterations in which only the VAE learns.
             box_source: "proposal" or "mask".
             pseudo_label_masks: "attention" or "posterior", see the config.
+            test_mirrors, test_nms_thresholds: of :meth:`likeliest`, see TEST.AUG in the config;
+                both empty: one decomposition of each image.
             **mixture: of :class:`MixtureModel`.
 
         Raises:
@@ -78,6 +84,12 @@ class RMONet(MixtureModel):
                 "MODEL.PSEUDO_LABELS.MASKS": pseudo_label_masks,
             }
         )
+        check_mirrors(test_mirrors)
+        if (test_mirrors or test_nms_thresholds) and not hasattr(proposal_generator, "select"):
+            raise ValueError(
+                "TEST.AUG needs a detection branch (MODEL.PROPOSAL_GENERATOR.NAME "
+                '"PseudoLabelRPN"): set TEST.AUG.ENABLED False.'
+            )
         self.backbone = backbone
         self.proposal_generator = proposal_generator
         self.roi_heads = roi_heads
@@ -87,11 +99,13 @@ class RMONet(MixtureModel):
         self.vae_first_iters = vae_first_iters
         self.box_source = box_source
         self.pseudo_label_masks = pseudo_label_masks
+        self.test_mirrors = list(test_mirrors)
+        self.test_nms_thresholds = list(test_nms_thresholds)
         self.to(memory_format=self.memory_format)
 
     @classmethod
     def from_config(cls, cfg):
-        rmonet = cfg.MODEL.RMONET
+        rmonet, alternatives = cfg.MODEL.RMONET, cfg.TEST.AUG
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         args = {
@@ -104,6 +118,8 @@ class RMONet(MixtureModel):
             "vae_first_iters": rmonet.VAE_FIRST_ITERS,
             "box_source": rmonet.BOX_SOURCE,
             "pseudo_label_masks": cfg.MODEL.PSEUDO_LABELS.MASKS,
+            "test_mirrors": alternatives.MIRRORS if alternatives.ENABLED else [],
+            "test_nms_thresholds": alternatives.NMS_THRESHOLDS if alternatives.ENABLED else [],
             **cls.mixture_args(cfg),
         }
         args["loss_weights"] |= {"loss_rpn_cls": rmonet.DELTA, "loss_rpn_loc": rmonet.LAMBDA}
@@ -144,14 +160,18 @@ class RMONet(MixtureModel):
             self.visualize(x, log_masks, decoded, boxes)
         return self.weighted(losses)
 
+    def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The backbone's maps, and the standardized image itself as "image"."""
+        image = self.standardize(x)
+        return {"image": image, **self.backbone(image)}
+
     def attend(self, x: torch.Tensor, iteration: int | None = None):
         """The spatial attention network f_psi of Eq. 1: x -> t_k and log m_k.
 
         Returns:
             (Regions, raw RPN outputs or None, log masks (B, K, H, W))
         """
-        image = self.standardize(x)
-        features = {"image": image, **self.backbone(image)}
+        features = self.features(x)
         regions, rpn_outputs = self.proposal_generator(features, self.image_size)
         if iteration is not None:
             regions = self.region_warmup(regions, self.image_size, iteration)
@@ -169,9 +189,44 @@ class RMONet(MixtureModel):
 
     def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
         """Decompose images: the list of dicts that :meth:`forward` documents."""
-        regions, rpn_outputs, log_masks = self.attend(x)
-        regions = None if rpn_outputs is None else regions
+        if self.test_mirrors or self.test_nms_thresholds:
+            regions, log_masks = self.likeliest(x)
+        else:
+            regions, rpn_outputs, log_masks = self.attend(x)
+            regions = None if rpn_outputs is None else regions
         return self.export(x, log_masks, batched_inputs, regions, self.box_source)
+
+    def likeliest(self, x: torch.Tensor) -> tuple[Regions, torch.Tensor]:
+        """The regions and log m_k, (B, K, H, W), with the highest ELBO of all alternatives.
+
+        Not in the paper. Which regions come first, and how many cover an object, decides what
+        stick-breaking can give to whom. The ELBO of Eq. 3 tells an explanation that fits from one
+        where two objects share a component, without any label.
+        """
+        best = None
+        for regions, log_masks in self._alternatives(x):
+            elbo = self.elbo(x, log_masks)
+            if best is None:
+                best = elbo, regions, log_masks
+                continue
+            better = elbo > best[0]
+            best = (
+                torch.where(better, elbo, best[0]),
+                choose(better, regions, best[1]),
+                torch.where(better[:, None, None, None], log_masks, best[2]),
+            )
+        return best[1], best[2]
+
+    def _alternatives(self, x: torch.Tensor) -> Iterator[tuple[Regions, torch.Tensor]]:
+        """Regions and log masks for each threshold of NMS, in the image and in mirrored ones."""
+        for name in ["", *self.test_mirrors]:
+            features = self.features(mirror(x, name).contiguous(memory_format=self.memory_format))
+            _, outputs = self.proposal_generator(features, self.image_size)
+            for threshold in self.test_nms_thresholds or [None]:
+                regions = self.proposal_generator.select(outputs, self.image_size, threshold)
+                logits, support = self.roi_heads(features, regions, self.image_size)
+                log_masks = mirror(self.normalize_masks(logits, support), name)
+                yield mirror_regions(regions, name, self.image_size), log_masks
 
     def _untouched(self) -> torch.Tensor:
         """0, with a gradient of 0 to all that is frozen: DDP expects one for each parameter."""
