@@ -225,6 +225,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.WEIGHT_DECAY = 0.0
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
     cfg.SOLVER.IMS_PER_BATCH = 64
+    # The batch goes through the model in so many equal parts whose gradients add up: the same step
+    # (but for the statistics of batch norm) in less memory.
+    cfg.SOLVER.ACCUMULATE_PARTS = 1
     cfg.SOLVER.LR_SCHEDULER_NAME = "CosineWarmRestarts"
     cfg.SOLVER.WARMUP_FACTOR = 0.001
     # The tables count epochs. A positive *_EPOCHS key overrides its key in iterations.

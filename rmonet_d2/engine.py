@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 import weakref
+from contextlib import nullcontext
 
 import torch
 import yaml
@@ -29,6 +30,7 @@ from detectron2.utils.events import (
     get_event_storage,
 )
 from detectron2.utils.logger import setup_logger
+from torch.nn.parallel import DistributedDataParallel
 
 from rmonet_d2.checkpoint import SceneCheckpointer
 from rmonet_d2.config import add_rmonet_config
@@ -38,6 +40,7 @@ from rmonet_d2.data.loader import build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
 from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.memory import keep_freed_memory
+from rmonet_d2.modeling.batch_noise import part_of_batch
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.visualization.writers import PNGWriter
 
@@ -100,6 +103,12 @@ def check_config(cfg: CfgNode) -> None:
         check_image_size(cfg.INPUT.IMAGE_SIZE)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    solver = cfg.SOLVER
+    if solver.ACCUMULATE_PARTS < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATE_PARTS:
+        raise ConfigError(
+            f"SOLVER.ACCUMULATE_PARTS is {solver.ACCUMULATE_PARTS}: it must be at least 1 and "
+            f"divide SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH}."
+        )
     if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
         raise ConfigError(
             f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}": use "bfloat16" or "float16".'
@@ -183,27 +192,46 @@ class SceneTrainer(SimpleTrainer):
         )
         clip = cfg.SOLVER.CLIP_GRADIENTS
         self.max_norm = clip.CLIP_VALUE if clip.ENABLED else math.inf
+        self.num_parts = cfg.SOLVER.ACCUMULATE_PARTS
+        self.is_distributed = isinstance(model, DistributedDataParallel)
 
     def run_step(self) -> None:
         start = time.perf_counter()
         data = next(self._data_loader_iter)
         data_time = time.perf_counter() - start
 
-        # The same on all ranks: each takes its images' part of what is drawn for the whole batch.
-        torch.manual_seed((self.seed << 40) + self.iter)
-        with torch.autocast(
-            self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
-            loss_dict = self.model(data)
-        self._check(loss_dict)
         self.optimizer.zero_grad(set_to_none=True)
-        self.grad_scaler.scale(sum(loss_dict.values())).backward()
+        loss_dict = self._accumulate(data)
         self.grad_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         self._write_metrics(loss_dict, data_time)
         get_event_storage().put_scalar("grad_norm", norm.item())
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
+
+    def _accumulate(self, data: list[dict]) -> dict[str, torch.Tensor]:
+        """Add up the gradients of all parts of a batch; returns its mean losses."""
+        size = len(data) // self.num_parts
+        total = {}
+        for part in range(self.num_parts):
+            # Processes exchange gradients once, after the last part.
+            is_last = part == self.num_parts - 1
+            alone = nullcontext() if is_last or not self.is_distributed else self.model.no_sync()
+            with alone, part_of_batch(part, self.num_parts):
+                losses = self._forward(data[part * size : (part + 1) * size])
+                self._check(losses)
+                self.grad_scaler.scale(sum(losses.values()) / self.num_parts).backward()
+            for name, loss in losses.items():
+                total[name] = total.get(name, 0.0) + loss.detach() / self.num_parts
+        return total
+
+    def _forward(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
+        # The same on all ranks and for all parts: each takes what is drawn for its images.
+        torch.manual_seed((self.seed << 40) + self.iter)
+        with torch.autocast(
+            self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+        ):
+            return self.model(inputs)
 
     def _check(self, loss_dict: dict[str, torch.Tensor]) -> None:
         message = non_finite_loss({k: v.item() for k, v in loss_dict.items()}, self.iter)

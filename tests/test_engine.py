@@ -86,6 +86,27 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(make_trainer):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+def test_parts_of_a_batch_add_up_to_it(make_trainer):
+    # Batch norm sees the images of one part, and Detectron2 samples anchors at random.
+    same = ("MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", 100000)
+    # Adam's first steps are the gradients' signs, those of rounding noise too: keep them small.
+    same += ("SOLVER.BASE_LR", 1e-5, "SOLVER.MAX_ITER", 3)
+    losses = []
+    for parts in (1, 2, 4):
+        trainer, record = make_trainer(f"{parts}", *same, "SOLVER.ACCUMULATE_PARTS", parts)
+        trainer.train()
+        losses.append(record.losses)
+    for found in losses[1:]:
+        for iteration, expected in losses[0].items():
+            assert found[iteration] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("parts", [0, 3])
+def test_a_batch_is_not_cut_into_unequal_parts(parts):
+    with pytest.raises(ConfigError, match=f"ACCUMULATE_PARTS is {parts}"):
+        load_config("", ["SOLVER.IMS_PER_BATCH", 4, "SOLVER.ACCUMULATE_PARTS", parts])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_a_checkpoint_that_goes_on(make_trainer, number):
     whole, record = make_trainer("whole")

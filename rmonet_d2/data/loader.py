@@ -130,10 +130,11 @@ def build_train_loader(
         unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE), copy=False
     )
     total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
-    if total < 1 or total % world_size:
+    parts = cfg.SOLVER.ACCUMULATE_PARTS
+    if total < 1 or total % (world_size * parts):
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH is {total}: it must be a positive multiple of the "
-            f"{world_size} processes"
+            f"{world_size} processes" + (f" times SOLVER.ACCUMULATE_PARTS = {parts}" * (parts > 1))
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     sampler = ResumableTrainingSampler(len(records), seed=seed, start=start_iter * total)

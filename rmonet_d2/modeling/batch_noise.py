@@ -1,24 +1,41 @@
-"""Random numbers of a batch that is spread over processes.
+"""Random numbers of a batch that is spread over processes, or over the parts of an iteration.
 
 Every process draws for the whole batch from the same seed and keeps the part of its own images, so
 that N processes train as one does with the whole batch. The training loader deals image i of a
-batch to rank i mod N.
+batch to rank i mod N. An iteration whose gradients add up over parts of its batch
+(SOLVER.ACCUMULATE_PARTS) draws for all parts from the same seed, too, and keeps those of one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from detectron2.utils import comm
 
+_part, _num_parts = 0, 1
+
+
+@contextmanager
+def part_of_batch(part: int, num_parts: int) -> Iterator[None]:
+    """Inside, a process's images are part ``part`` of ``num_parts`` equal ones, in order."""
+    global _part, _num_parts
+    before = _part, _num_parts
+    _part, _num_parts = part, num_parts
+    try:
+        yield
+    finally:
+        _part, _num_parts = before
+
 
 def of_own_images(draw: Callable, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Draw for the images of all processes and keep this one's.
+    """Draw for the images of all processes and parts and keep this one's.
 
     Args:
         draw: ``torch.rand`` or ``torch.randn``.
-        shape: (B, ...) of this process; B is the same in all.
+        shape: (B, ...) of this process and part; B is the same in all.
         device: of the result.
     """
     world_size = comm.get_world_size()
-    drawn = draw(shape[0] * world_size, *shape[1:], device=device)
-    return drawn[comm.get_rank() :: world_size]
+    drawn = draw(shape[0] * _num_parts * world_size, *shape[1:], device=device)
+    own = drawn[comm.get_rank() :: world_size]
+    return own[_part * shape[0] : (_part + 1) * shape[0]]
