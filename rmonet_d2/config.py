@@ -135,6 +135,11 @@ def _add_space(cfg: CN) -> None:
     cfg.MODEL.SPACE.TAU = [2.5, 0.5, 0, 20000]
     # "z_scale std value".
     cfg.MODEL.SPACE.SCALE_STD = 0.1
+    # For so many iterations the share of the foreground in the likelihood is FIXED_ALPHA at every
+    # pixel, so that neither it nor the background explains everything before the other has started.
+    # 0: off, as in the tables.
+    cfg.MODEL.SPACE.FIXED_ALPHA_ITERS = 0
+    cfg.MODEL.SPACE.FIXED_ALPHA = 0.1
     # "background component number K".
     cfg.MODEL.SPACE.BACKGROUND_COMPONENTS = 3
     cfg.MODEL.SPACE.BACKGROUND_ENCODER_CHANNELS = [64, 64, 64, 64]

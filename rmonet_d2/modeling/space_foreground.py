@@ -6,6 +6,7 @@ Shape shorthand:
     centre, scale: (B, N, 2) boxes, x before y, see ``rmonet_d2/ops/spatial_transform.py``.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -105,6 +106,7 @@ class SPACEForeground(nn.Module):
         glimpse_encoder_channels: list[int],
         glimpse_decoder_channels: list[int],
         boundary_width: int,
+        start_scale: tuple[float, float],
     ):
         """
         Args:
@@ -113,6 +115,8 @@ class SPACEForeground(nn.Module):
             encoder_channels, feature_dim: of the encoder of cells.
             glimpse_encoder_channels, glimpse_decoder_channels: widths.
             boundary_width: of the frame of the boundary loss, in pixels of a glimpse.
+            start_scale: mean and std of z_scale that the untrained encoder gives: its prior's. A
+                prior as narrow as SPACE's would else cost more than all objects can gain.
 
         Raises:
             ValueError: a value that a config key does not allow; names the key.
@@ -129,6 +133,7 @@ class SPACEForeground(nn.Module):
         self.boundary_width = boundary_width
         self.encoder = CellEncoder(self.image_size, grid_size, encoder_channels, feature_dim)
         self.cell_parameters = nn.Conv2d(feature_dim, sum(CELL_PARAMETERS), 1)
+        self._start_at(*start_scale)
         self.glimpse_encoder = GlimpseEncoder(
             glimpse_size, glimpse_encoder_channels, 2 * latent_dim
         )
@@ -154,7 +159,15 @@ class SPACEForeground(nn.Module):
             "glimpse_encoder_channels": space.GLIMPSE_ENCODER_CHANNELS,
             "glimpse_decoder_channels": space.GLIMPSE_DECODER_CHANNELS,
             "boundary_width": space.BOUNDARY_WIDTH,
+            "start_scale": (space.SCALE_MEAN[0], space.SCALE_STD),
         }
+
+    def _start_at(self, scale_mean: float, scale_std: float) -> None:
+        bias = self.cell_parameters.bias
+        with torch.no_grad():
+            bias[:2] = scale_mean
+            # The inverse of softplus.
+            bias[2:4] = math.log(math.expm1(scale_std))
 
     def forward(self, x: torch.Tensor, temperature: float) -> Cells:
         """Find and decode objects.

@@ -63,6 +63,8 @@ class SPACE(SceneModel):
         sigma_fg: float,
         sigma_bg: float,
         mixture_over: str,
+        fixed_alpha: float,
+        fixed_alpha_iters: int,
         with_boundary_loss: bool,
         boundary_end_iters: int,
         box_source: str,
@@ -75,6 +77,7 @@ class SPACE(SceneModel):
             scale_std: of the prior of z_scale.
             sigma_fg, sigma_bg: scales of the Gaussians of a pixel.
             mixture_over: "pixel" or "channel", see the config.
+            fixed_alpha, fixed_alpha_iters: alpha at every pixel for so many iterations.
             with_boundary_loss: whether there is one.
             boundary_end_iters: its last iteration; 0: the end of training.
             box_source: "proposal" (z_where) or "mask".
@@ -97,6 +100,8 @@ class SPACE(SceneModel):
         self.annealings = annealings
         self.scale_log_std = math.log(scale_std)
         self.joint_channels = mixture_over == "pixel"
+        self.fixed_alpha = fixed_alpha
+        self.fixed_alpha_iters = fixed_alpha_iters
         self.with_boundary_loss = with_boundary_loss
         self.boundary_end_iters = boundary_end_iters or math.inf
         self.box_source = box_source
@@ -119,6 +124,8 @@ class SPACE(SceneModel):
             "sigma_fg": rmonet.SIGMA_FG,
             "sigma_bg": rmonet.SIGMA_BG,
             "mixture_over": rmonet.MIXTURE_OVER,
+            "fixed_alpha": space.FIXED_ALPHA,
+            "fixed_alpha_iters": space.FIXED_ALPHA_ITERS,
             "with_boundary_loss": space.BOUNDARY_LOSS,
             "boundary_end_iters": space.BOUNDARY_END_ITERS,
             "box_source": rmonet.BOX_SOURCE,
@@ -144,15 +151,14 @@ class SPACE(SceneModel):
             return self.export(cells, self.foreground.render(cells), self.background(x),
                                batched_inputs)  # fmt: skip
         iteration = get_event_storage().iter
-        annealed = self.annealings.at(iteration)
         bounded = self.with_boundary_loss and iteration < self.boundary_end_iters
-        cells = self.foreground(x, annealed["tau"])
+        cells = self.foreground(x, self.annealings.tau(iteration))
         foreground = self.foreground.render(cells, bounded)
         background = self.background(x)
-        self._log(cells, foreground, annealed)
+        self._log(cells, foreground, iteration)
         if self.vis_period > 0 and iteration % self.vis_period == 0:
             self.visualize(x, cells, foreground, background)
-        return self.losses(x, cells, foreground, background, annealed)
+        return self.losses(x, cells, foreground, background, iteration)
 
     def losses(
         self,
@@ -160,14 +166,18 @@ class SPACE(SceneModel):
         cells: Cells,
         foreground: Foreground,
         background: Background,
-        annealed: dict[str, float],
+        iteration: int,
     ) -> dict[str, torch.Tensor]:
         """The terms of the negative ELBO and the boundary loss, mean over the images."""
         layers = foreground.layers
-        alpha = layers.alpha[:, None].clamp(MIN_SHARE, 1 - MIN_SHARE)
+        alpha = layers.alpha[:, None]
+        if iteration < self.fixed_alpha_iters:
+            alpha = torch.full_like(alpha, self.fixed_alpha)
+        alpha = alpha.clamp(MIN_SHARE, 1 - MIN_SHARE)
         shares = torch.cat([alpha.log(), (1 - alpha).log() + background.log_masks], dim=1)
         means = torch.cat([layers.mean[:, None], background.x_k], dim=1)
         terms = {"nll": mixture_nll(x, means, shares, self.sigma, self.joint_channels)}
+        annealed = self.annealings.at(iteration)
         kl = cells.kl(annealed["pres_prior"], annealed["scale_mean"], self.scale_log_std)
         terms |= {f"kl_{name}": value for name, value in kl.items()}
         terms |= {"kl_mask": background.kl_mask, "kl_component": background.kl_component}
@@ -230,13 +240,13 @@ class SPACE(SceneModel):
             batched_inputs, latents=latents, boxes=boxes, box_source=self.box_source, **scene
         )
 
-    def _log(self, cells: Cells, foreground: Foreground, annealed: dict[str, float]) -> None:
+    def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
         storage = get_event_storage()
         share = foreground.layers.alpha.detach().mean().item()
         storage.put_scalar("rmonet/foreground_share", share)
         present = (cells.pres_logits.detach() > 0).float().sum(dim=1).mean().item()
         storage.put_scalar("space/objects", present)
-        for name, value in annealed.items():
+        for name, value in self.annealings.at(iteration).items():
             storage.put_scalar(f"space/{name}", value)
 
     @torch.no_grad()
