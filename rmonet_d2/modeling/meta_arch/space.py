@@ -20,13 +20,12 @@ from rmonet_d2.modeling.annealing import LinearAnnealing
 from rmonet_d2.modeling.choices import check_choices
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.space_background import Background, SPACEBackground
+from rmonet_d2.modeling.space_components import pick, to_components
 from rmonet_d2.modeling.space_foreground import Cells, Foreground, SPACEForeground
 from rmonet_d2.ops.mixture import mixture_nll
 
 # alpha and 1 - alpha are bounded below here: either side can always be learned.
 MIN_SHARE = 1e-5
-# Where a component's share is lower, its colour is not known.
-MIN_COVER = 1e-3
 
 
 @dataclass
@@ -140,10 +139,9 @@ class SPACE(SceneModel):
 
         Returns:
             In training, {"loss_*": scalar}, the terms of SPACE's ELBO and its boundary loss.
-            Otherwise the list of dicts that :meth:`SceneModel.results` documents: "masks" and
-            "latents" are of the R objects with the highest q(z_pres = 1), then the background; what
-            :meth:`decompose` says holds for the other objects. The background's latents are z_comp
-            of its largest component.
+            Otherwise the list of dicts that :meth:`SceneModel.results` documents, for the R surest
+            objects and a background that includes the others (see ``to_components``). Its latents
+            are z_comp of its largest component.
         """
         x = self.preprocess(batched_inputs)
         if not self.training:
@@ -185,41 +183,6 @@ class SPACE(SceneModel):
             terms["boundary"] = foreground.boundary_loss
         return {f"loss_{name}": term.mean() * self.loss_scale for name, term in terms.items()}
 
-    @torch.no_grad()
-    def decompose(self, cells: Cells, foreground: Foreground, background: Background) -> dict:
-        """R objects and the background as K components that add up to the reconstruction.
-
-        The objects are those with the highest q(z_pres = 1). What other cells draw is part of the
-        last component: its mask is all that the R objects leave, and its colours are those of the
-        background's components and the other objects, mixed by their shares.
-
-        Returns:
-            {"masks" (B, K, H, W), "components" (B, K, 3, H, W), "reconstruction" (B, 3, H, W),
-            "scores" (B, R) q(z_pres = 1), 0 where z_pres is at most 0.5, and "chosen" (B, R), the
-            cells}.
-        """
-        scores = cells.pres_logits.sigmoid() * (cells.pres > 0.5)
-        scores, chosen = scores.topk(self.num_components - 1, dim=1)
-        index = chosen[..., None, None]
-        layers = foreground.layers
-        masks = layers.masks.gather(1, index.expand(-1, -1, *self.image_size))
-        cover = foreground.cover.gather(1, index.expand(-1, -1, *self.image_size))
-        paint = foreground.paint.gather(1, index[..., None].expand(-1, -1, 3, *self.image_size))
-        colours = (paint / cover.clamp(min=MIN_COVER)[:, :, None]).clamp(0, 1)
-        behind = background.mean
-        reconstruction = layers.mean + (1 - layers.alpha)[:, None] * behind
-        rest = (1 - masks.sum(dim=1)).clamp(min=0)[:, None]
-        left = reconstruction - (masks[:, :, None] * colours).sum(dim=1)
-        mixed = (left / rest.clamp(min=MIN_COVER)).clamp(0, 1)
-        last = torch.where(rest > MIN_COVER, mixed, behind)
-        return {
-            "masks": torch.cat([masks, rest], dim=1),
-            "components": torch.cat([colours, last[:, None]], dim=1),
-            "reconstruction": reconstruction,
-            "scores": scores,
-            "chosen": chosen,
-        }
-
     def export(
         self,
         cells: Cells,
@@ -228,16 +191,18 @@ class SPACE(SceneModel):
         batched_inputs: list[dict],
     ) -> list[dict]:
         """Components, boxes and latents in the form of :meth:`SceneModel.results`."""
-        scene = self.decompose(cells, foreground, background)
-        chosen = scene.pop("chosen")[..., None]
-        boxes = cells.boxes(self.image_size).gather(1, chosen.expand(-1, -1, 4))
-        looks = cells.z_what.mean
-        looks = looks.gather(1, chosen.expand(-1, -1, looks.shape[2]))
-        largest = background.log_masks.exp().mean(dim=(2, 3)).argmax(dim=1)
-        behind = background.latents[torch.arange(len(largest), device=self.device), largest]
-        latents = torch.cat([looks, behind[:, None]], dim=1)
+        parts = to_components(cells, foreground, background, self.num_components)
+        largest = background.log_masks.exp().mean(dim=(2, 3)).argmax(dim=1, keepdim=True)
+        latents = [pick(cells.z_what.mean, parts.cells), pick(background.latents, largest)]
         return self.results(
-            batched_inputs, latents=latents, boxes=boxes, box_source=self.box_source, **scene
+            batched_inputs,
+            masks=parts.masks,
+            components=parts.colours,
+            reconstruction=parts.reconstruction,
+            latents=torch.cat(latents, dim=1),
+            scores=parts.scores,
+            boxes=pick(cells.boxes(self.image_size), parts.cells),
+            box_source=self.box_source,
         )
 
     def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
@@ -259,18 +224,20 @@ class SPACE(SceneModel):
         num_images: int = 4,
     ) -> None:
         """Put a picture of the first images of a training step into the event storage."""
-        parts = self.decompose(cells, foreground, background)
-        boxes = cells.boxes(self.image_size)
+        parts = to_components(cells, foreground, background, self.num_components)
+        boxes = pick(cells.boxes(self.image_size), parts.cells)
         scenes = []
         for i in range(min(num_images, len(x))):
-            found = (parts["scores"][i] > 0).nonzero().squeeze(1)
+            found = (parts.scores[i] > 0).nonzero().squeeze(1)
             scenes.append(
                 {
                     "image": x[i],
-                    **{name: parts[name][i] for name in ("masks", "components", "reconstruction")},
-                    "boxes": boxes[i][parts["chosen"][i][found]],
+                    "masks": parts.masks[i],
+                    "components": parts.colours[i],
+                    "reconstruction": parts.reconstruction[i],
+                    "boxes": boxes[i][found],
                     "box_components": found,
-                    "scores": parts["scores"][i][found],
+                    "scores": parts.scores[i][found],
                 }
             )
         self.show(scenes)
