@@ -17,6 +17,7 @@ def add_rmonet_config(cfg: CN) -> None:
     _add_input(cfg)
     _add_model(cfg)
     _add_monet(cfg)
+    _add_space(cfg)
     _add_vae(cfg)
     _add_regions(cfg)
     _add_pseudo_labels(cfg)
@@ -119,6 +120,47 @@ def _add_monet(cfg: CN) -> None:
     cfg.MODEL.MONET.UNET_MLP_DIM = 128
 
 
+def _add_space(cfg: CN) -> None:
+    # SPACE shares with R-MONet, in MODEL.RMONET: SIGMA_* ("fg / bg standard deviation"),
+    # MIXTURE_OVER, LOSS_UNIT, BOX_SOURCE ("proposal": z_where), MIN_*_PIXELS and CHANNELS_LAST, and
+    # NUM_COMPONENTS, which only says how many components are exported: K - 1 objects and the
+    # background. MODEL.VAE is z_comp's, and its LATENT_DIM that of all latents.
+    cfg.MODEL.SPACE = CN()
+    # Layer sizes are those of Lin et al. 2020 for 128x128; "grid" of the table.
+    cfg.MODEL.SPACE.GRID_SIZE = 8
+    cfg.MODEL.SPACE.ENCODER_CHANNELS = [16, 32, 64, 128, 256]
+    cfg.MODEL.SPACE.FEATURE_DIM = 128
+    # Side of a glimpse: 8, 16 or 32; the decoder has a stage a doubling.
+    cfg.MODEL.SPACE.GLIMPSE_SIZE = 32
+    cfg.MODEL.SPACE.GLIMPSE_ENCODER_CHANNELS = [16, 32, 32, 64, 128, 256]
+    cfg.MODEL.SPACE.GLIMPSE_DECODER_CHANNELS = [128, 128, 64, 32, 16]
+    # Annealed values: [start value, end value, start step, end step]. "z_pres", the probability of
+    # an object in a cell a priori; "z_scale mean"; "tau", the temperature of the relaxed z_pres.
+    cfg.MODEL.SPACE.PRES_PRIOR = [0.1, 0.01, 4000, 10000]
+    cfg.MODEL.SPACE.SCALE_MEAN = [-1.0, -2.0, 0, 20000]
+    cfg.MODEL.SPACE.TAU = [2.5, 0.5, 0, 20000]
+    # "z_scale std value".
+    cfg.MODEL.SPACE.SCALE_STD = 0.1
+    # For so many iterations the share of the foreground in the likelihood is FIXED_ALPHA at every
+    # pixel, so that neither it nor the background explains everything before the other has started.
+    # 0: off, as in the tables.
+    cfg.MODEL.SPACE.FIXED_ALPHA_ITERS = 0
+    cfg.MODEL.SPACE.FIXED_ALPHA = 0.1
+    # "background component number K".
+    cfg.MODEL.SPACE.BACKGROUND_COMPONENTS = 3
+    cfg.MODEL.SPACE.BACKGROUND_ENCODER_CHANNELS = [64, 64, 64, 64]
+    # Width of the image's features, the LSTMs and the MLP of the background.
+    cfg.MODEL.SPACE.BACKGROUND_HIDDEN = 64
+    # A stage a doubling, from 1x1 to the image. SPACE doubles twice in some of its stages, of 256,
+    # 128, 64 and 16 channels.
+    cfg.MODEL.SPACE.MASK_DECODER_CHANNELS = [256, 256, 128, 64, 64, 16, 16]
+    cfg.MODEL.SPACE.BOUNDARY_LOSS = True
+    # "boundary loss width", in pixels of a glimpse; the table for CLEVR has none: Lin et al.'s.
+    cfg.MODEL.SPACE.BOUNDARY_WIDTH = 6
+    # "boundary loss end step"; 0: to the end of training.
+    cfg.MODEL.SPACE.BOUNDARY_END_ITERS = 50000
+
+
 def _add_vae(cfg: CN) -> None:
     cfg.MODEL.VAE = CN()
     cfg.MODEL.VAE.LATENT_DIM = 16
@@ -218,7 +260,11 @@ def _add_pseudo_labels(cfg: CN) -> None:
 
 
 def _add_solver(cfg: CN) -> None:
+    # "Adam", or SPACE's "RMSpropAdam": RMSprop for the foreground and Adam for the background, with
+    # the rates FG_LR and BG_LR ("fg / bg learning rate") instead of BASE_LR and VAE_LR_FACTOR.
     cfg.SOLVER.OPTIMIZER = "Adam"
+    cfg.SOLVER.FG_LR = 1e-5
+    cfg.SOLVER.BG_LR = 1e-3
     cfg.SOLVER.BASE_LR = 1e-4
     # The VAE's learning rate as a multiple of BASE_LR.
     cfg.SOLVER.VAE_LR_FACTOR = 1.0

@@ -12,6 +12,8 @@ from detectron2.solver import LRMultiplier
 from detectron2.solver.lr_scheduler import WarmupParamScheduler
 from fvcore.common.param_scheduler import ParamScheduler
 
+from rmonet_d2.combined_optimizer import CombinedOptimizer
+
 
 class CosineWarmRestarts(ParamScheduler):
     """Cosine that restarts every interval, each time from a lower peak.
@@ -67,17 +69,30 @@ def epochs_to_iterations(cfg: CfgNode, num_images: int) -> None:
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam over all trainable parameters, the VAE's with its own learning rate.
+    """The optimiser that SOLVER.OPTIMIZER names, over all trainable parameters.
 
     Raises:
-        ValueError: an unknown SOLVER.OPTIMIZER.
+        ValueError: an unknown SOLVER.OPTIMIZER, or one that the model is not made for.
     """
-    if cfg.SOLVER.OPTIMIZER != "Adam":
-        raise ValueError(f'SOLVER.OPTIMIZER is "{cfg.SOLVER.OPTIMIZER}": use "Adam".')
-    vae, rest = [], []
+    name = cfg.SOLVER.OPTIMIZER
+    if name not in _OPTIMIZERS:
+        choices = ", ".join(f'"{choice}"' for choice in _OPTIMIZERS)
+        raise ValueError(f'SOLVER.OPTIMIZER is "{name}": use one of {choices}.')
+    return _OPTIMIZERS[name](cfg, model)
+
+
+def _split_parameters(model: torch.nn.Module, part: str) -> tuple[list, list]:
+    """Trainable parameters of the submodules called ``part``, and all others."""
+    inside, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (vae if ".vae." in f".{name}" else rest).append(parameter)
+            (inside if f".{part}." in f".{name}" else rest).append(parameter)
+    return inside, rest
+
+
+def _adam(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Adam, the VAE with its own learning rate."""
+    vae, rest = _split_parameters(model, "vae")
     base_lr = cfg.SOLVER.BASE_LR
     groups = [
         {"params": rest, "lr": base_lr},
@@ -89,6 +104,26 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
         weight_decay=cfg.SOLVER.WEIGHT_DECAY,
         fused=True,
     )
+
+
+def _foreground_and_background(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """SPACE's two: RMSprop for the foreground, Adam for the background."""
+    foreground, background = _split_parameters(model, "foreground")
+    if not foreground or not background:
+        raise ValueError(
+            'SOLVER.OPTIMIZER is "RMSpropAdam": the model needs a foreground and a background, as '
+            "SPACE has them."
+        )
+    decay = cfg.SOLVER.WEIGHT_DECAY
+    return CombinedOptimizer(
+        [
+            torch.optim.RMSprop(foreground, lr=cfg.SOLVER.FG_LR, weight_decay=decay),
+            torch.optim.Adam(background, lr=cfg.SOLVER.BG_LR, weight_decay=decay, fused=True),
+        ]
+    )
+
+
+_OPTIMIZERS = {"Adam": _adam, "RMSpropAdam": _foreground_and_background}
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:

@@ -4,18 +4,21 @@ from rmonet_d2.modeling.attention import ATTENTION_REGISTRY, build_attention
 from rmonet_d2.modeling.backbone import SkipFPN, SkipResNet, build_resnet18_fpn_backbone
 from rmonet_d2.modeling.lite_mask_head import LiteMaskHead
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
-from rmonet_d2.modeling.meta_arch import MONet, RMONet
+from rmonet_d2.modeling.meta_arch import SPACE, MONet, RMONet
 from rmonet_d2.modeling.plain import PlainRMONet
 from rmonet_d2.modeling.proposals import PseudoLabelRPN
 from rmonet_d2.modeling.pseudo_labels import PSEUDO_LABELS_REGISTRY, build_pseudo_labels
 from rmonet_d2.modeling.regions import Regions, RegionWarmup, WholeImageRegions
 from rmonet_d2.modeling.roi_align_mask_head import ROIAlignMaskHead
 from rmonet_d2.modeling.roi_heads import RegionMaskHeads
+from rmonet_d2.modeling.space_background import SPACEBackground
+from rmonet_d2.modeling.space_foreground import SPACEForeground
 from rmonet_d2.modeling.vae import ComponentVAE
 
 __all__ = [
     "ATTENTION_REGISTRY",
     "PSEUDO_LABELS_REGISTRY",
+    "SPACE",
     "ComponentVAE",
     "LiteMaskHead",
     "MONet",
@@ -26,6 +29,8 @@ __all__ = [
     "RegionMaskHeads",
     "RegionWarmup",
     "Regions",
+    "SPACEBackground",
+    "SPACEForeground",
     "SkipFPN",
     "SkipResNet",
     "UNetMaskHead",

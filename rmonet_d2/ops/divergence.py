@@ -1,4 +1,4 @@
-"""The two KL terms of Eq. 3.
+"""KL divergences: the two terms of Eq. 3, and those between Gaussians and between Bernoullis.
 
 Shape shorthand:
     B: images.  K: components.  D: latents a component.  H, W: image size.
@@ -6,6 +6,8 @@ Shape shorthand:
     log m_k: (B, K, H, W) of the spatial attention network; -inf allowed.
     mask_logits: (B, K, H, W) of the decoder; their softmax over K is the decoded mask.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -31,3 +33,39 @@ def mask_kl(log_masks: torch.Tensor, mask_logits: torch.Tensor) -> torch.Tensor:
     finite = log_masks.clamp(min=-80.0)
     kl = log_masks.exp() * (finite - log_p)
     return kl.flatten(1).sum(dim=1)
+
+
+def gaussian_kl(
+    mean: torch.Tensor,
+    log_std: torch.Tensor,
+    prior_mean: torch.Tensor | float = 0.0,
+    prior_log_std: torch.Tensor | float = 0.0,
+) -> torch.Tensor:
+    """KL(N(mean, std^2) || N(prior mean, prior std^2)), element by element, in float32.
+
+    Args:
+        mean, log_std: (...).
+        prior_mean, prior_log_std: numbers, or tensors that broadcast to (...).
+    """
+    difference = log_std.float() - prior_log_std
+    distance = mean.float() - prior_mean
+    if isinstance(prior_log_std, torch.Tensor):
+        distance = distance * (-prior_log_std).exp()
+    else:
+        distance = distance * math.exp(-prior_log_std)
+    return 0.5 * ((2 * difference).exp() + distance.square() - 1) - difference
+
+
+def bernoulli_kl(logits: torch.Tensor, prior: float) -> torch.Tensor:
+    """KL(Bernoulli(sigmoid(logits)) || Bernoulli(prior)), element by element, in float32.
+
+    Args:
+        logits: (...).
+        prior: in (0, 1).
+    """
+    logits = logits.float()
+    present = F.logsigmoid(logits)
+    absent = F.logsigmoid(-logits)
+    return present.exp() * (present - math.log(prior)) + absent.exp() * (
+        absent - math.log1p(-prior)
+    )

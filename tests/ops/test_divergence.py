@@ -1,9 +1,9 @@
-"""The KL terms of Eq. 3 against torch.distributions, and their zeros."""
+"""The KL terms against torch.distributions, and their zeros."""
 
 import torch
-from torch.distributions import Categorical, Normal, kl_divergence
+from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
-from rmonet_d2.ops.divergence import latent_kl, mask_kl
+from rmonet_d2.ops.divergence import bernoulli_kl, gaussian_kl, latent_kl, mask_kl
 
 
 def test_latent_kl_is_torchs():
@@ -42,3 +42,22 @@ def test_mask_kl_with_masks_of_zero():
     torch.testing.assert_close(loss, -logits.log_softmax(dim=1)[:, 2].flatten(1).sum(1))
     loss.sum().backward()
     assert torch.isfinite(logits.grad).all()
+
+
+def test_gaussian_kl_is_torchs():
+    mean, log_std, prior_mean, prior_log_std = torch.randn(4, 3, 5)
+    expected = kl_divergence(Normal(mean, log_std.exp()), Normal(prior_mean, prior_log_std.exp()))
+    torch.testing.assert_close(gaussian_kl(mean, log_std, prior_mean, prior_log_std), expected)
+    expected = kl_divergence(Normal(mean, log_std.exp()), Normal(-1.0, 0.1))
+    torch.testing.assert_close(
+        gaussian_kl(mean, log_std, -1.0, torch.tensor(0.1).log().item()), expected
+    )
+    assert gaussian_kl(torch.zeros(2), torch.zeros(2)).abs().max() == 0
+
+
+def test_bernoulli_kl_is_torchs():
+    logits = torch.linspace(-8.8, 8.8, 9)
+    for prior in (0.1, 1e-5):
+        expected = kl_divergence(Bernoulli(logits=logits), Bernoulli(probs=torch.tensor(prior)))
+        torch.testing.assert_close(bernoulli_kl(logits, prior), expected, rtol=1e-3, atol=1e-5)
+    assert torch.isfinite(bernoulli_kl(torch.tensor([-200.0, 200.0]), 0.01)).all()

@@ -1,4 +1,4 @@
-"""Models without a detection branch go the way of all others: train, resume, evaluate, look."""
+"""Models beside R-MONet go the way of all others: train, resume, evaluate, look."""
 
 import importlib.util
 import json
@@ -17,6 +17,12 @@ MODELS = {
     "MONet": [
         "MODEL.META_ARCHITECTURE", "MONet", "MODEL.MONET.UNET_CHANNELS", "[4, 4, 8, 8, 8]",
         "MODEL.RMONET.OUTPUT_MASKS", "posterior",
+    ],
+    "SPACE": [
+        "MODEL.META_ARCHITECTURE", "SPACE", "SOLVER.OPTIMIZER", "RMSpropAdam",
+        "MODEL.SPACE.GRID_SIZE", "4", "MODEL.SPACE.ENCODER_CHANNELS", "[8, 8, 8, 8, 8]",
+        "MODEL.SPACE.MASK_DECODER_CHANNELS", "[8, 8, 8, 8, 8, 8]", "MODEL.SPACE.GLIMPSE_SIZE", "16",
+        "MODEL.SPACE.GLIMPSE_DECODER_CHANNELS", "[8, 8, 8, 8]", "INPUT.IMAGE_SIZE", "[64, 64]",
     ],
     "R-MONet without detection": [
         "MODEL.PROPOSAL_GENERATOR.NAME", "WholeImageRegions", "MODEL.FPN.IN_FEATURES", "['res5']",
@@ -68,7 +74,9 @@ def test_the_whole_way(model, tmp_path, sprites_root, registered):
     lines = [json.loads(line) for line in (whole / "metrics.json").read_text().splitlines()]
     figures = {key for line in lines for key in line}
     assert {"decomposition/ARI", "bbox/AP", "bbox_mask/AP", "segm/AP", "loss_nll"} <= figures
-    assert not any("rpn" in key or "proposal" in key or "pseudo" in key for key in figures)
+    assert not any("rpn" in key or "pseudo" in key for key in figures)
+    # SPACE alone has boxes of its own.
+    assert any("proposal" in key for key in figures) == (model == "SPACE")
     assert list((whole / "visualization").rglob("*.png"))
 
     weights, config = whole / "model_final.pth", whole / "config.yaml"

@@ -2,5 +2,6 @@
 
 from rmonet_d2.modeling.meta_arch.monet import MONet
 from rmonet_d2.modeling.meta_arch.rmonet import RMONet
+from rmonet_d2.modeling.meta_arch.space import SPACE
 
-__all__ = ["MONet", "RMONet"]
+__all__ = ["SPACE", "MONet", "RMONet"]

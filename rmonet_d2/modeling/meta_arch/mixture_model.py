@@ -10,18 +10,17 @@ Shape shorthand:
 
 import torch
 from detectron2.utils.events import get_event_storage
-from torch import nn
 
 from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
 from rmonet_d2.modeling.regions import Regions
 from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
 from rmonet_d2.ops.divergence import component_latent_kl, latent_kl, mask_kl
 from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibilities
-from rmonet_d2.visualization.pictures import scene_sheet
 
 
-class MixtureModel(nn.Module):
+class MixtureModel(SceneModel):
     """Base of the meta-architectures whose masks are mixing probabilities of a Gaussian mixture.
 
     Subclasses take ``**mixture`` in their constructor, give ``**cls.mixture_args(cfg)`` in their
@@ -32,59 +31,42 @@ class MixtureModel(nn.Module):
         self,
         *,
         vae: ComponentVAE,
-        num_components: int,
-        image_size: tuple[int, int],
         pixel_mean: list[float],
         pixel_std: list[float],
         sigma_fg: float,
         sigma_bg: float,
         loss_weights: dict[str, float],
-        loss_unit: str,
         likelihood: str,
         mixture_over: str,
         mask_kl_trains: str,
         output_masks: str,
         posterior_steps: int,
         posterior_sigma_scale: float,
-        min_mask_pixels: int,
-        min_piece_pixels: int,
-        vis_period: int,
-        channels_last: bool,
+        **scene,
     ):
         """
         Args:
             vae: (x, log m_k) -> posterior and decoded components.
-            num_components: K, at least 2.
-            image_size: (H, W) of every input.
             pixel_mean, pixel_std: of 0..255 RGB, for the attention network only.
             sigma_fg, sigma_bg: scales of Eq. 2.
             loss_weights: {loss name: weight}: beta, gamma, ... of Eq. 3.
-            loss_unit: "image" or "pixel", see the config.
             likelihood, mixture_over, mask_kl_trains: see the config.
             output_masks: "attention" or "posterior", see the config.
             posterior_steps, posterior_sigma_scale: of the exported posterior, see
                 :meth:`posterior`.
-            min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
-            vis_period: iterations between pictures, 0 for none.
-            channels_last: memory format of the convolutions.
+            **scene: of :class:`SceneModel`.
 
         Raises:
             ValueError: a value that a config key does not allow; names the key.
         """
-        super().__init__()
+        super().__init__(**scene)
         if posterior_steps < 0 or posterior_sigma_scale <= 0:
             raise ValueError(
                 f"MODEL.RMONET.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
                 f"{posterior_sigma_scale}: they must be at least 0 and greater than 0."
             )
-        if num_components < 2:
-            raise ValueError(
-                f"MODEL.RMONET.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
-                "one foreground component and the background."
-            )
         check_choices(
             {
-                "MODEL.RMONET.LOSS_UNIT": loss_unit,
                 "MODEL.RMONET.LIKELIHOOD": likelihood,
                 "MODEL.RMONET.MIXTURE_OVER": mixture_over,
                 "MODEL.RMONET.MASK_KL_TRAINS": mask_kl_trains,
@@ -92,21 +74,15 @@ class MixtureModel(nn.Module):
             }
         )
         self.vae = vae
-        self.num_components = num_components
-        self.image_size = tuple(image_size)
         self.loss_weights = loss_weights
-        self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
         self.nll = LIKELIHOODS[likelihood]
         self.joint_channels = mixture_over == "pixel"
         self.mask_kl_trains = mask_kl_trains
         self.output_masks = output_masks
         self.posterior_steps = posterior_steps
         self.posterior_sigma_scale = posterior_sigma_scale
-        self.min_mask_pixels = min_mask_pixels
-        self.min_piece_pixels = min_piece_pixels
-        self.vis_period = vis_period
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.register_buffer("sigma", component_scales(num_components, sigma_fg, sigma_bg), False)
+        scales = component_scales(self.num_components, sigma_fg, sigma_bg)
+        self.register_buffer("sigma", scales, False)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -116,8 +92,6 @@ class MixtureModel(nn.Module):
         rmonet = cfg.MODEL.RMONET
         return {
             "vae": ComponentVAE(cfg),
-            "num_components": rmonet.NUM_COMPONENTS,
-            "image_size": cfg.INPUT.IMAGE_SIZE,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "sigma_fg": rmonet.SIGMA_FG,
@@ -127,39 +101,14 @@ class MixtureModel(nn.Module):
                 "loss_kl_z": rmonet.BETA,
                 "loss_kl_mask": rmonet.GAMMA,
             },
-            "loss_unit": rmonet.LOSS_UNIT,
             "likelihood": rmonet.LIKELIHOOD,
             "mixture_over": rmonet.MIXTURE_OVER,
             "mask_kl_trains": rmonet.MASK_KL_TRAINS,
             "output_masks": rmonet.OUTPUT_MASKS,
             "posterior_steps": rmonet.POSTERIOR_STEPS,
             "posterior_sigma_scale": rmonet.POSTERIOR_SIGMA_SCALE,
-            "min_mask_pixels": rmonet.MIN_MASK_PIXELS,
-            "min_piece_pixels": rmonet.MIN_PIECE_PIXELS,
-            "vis_period": cfg.VIS_PERIOD,
-            "channels_last": rmonet.CHANNELS_LAST,
+            **cls.scene_args(cfg),
         }
-
-    @property
-    def device(self) -> torch.device:
-        return self.sigma.device
-
-    def preprocess(self, batched_inputs: list[dict]) -> torch.Tensor:
-        """Stack the images to x, (B, 3, H, W) in [0, 1].
-
-        Raises:
-            ValueError: an image of another size than INPUT.IMAGE_SIZE; names the file.
-        """
-        for item in batched_inputs:
-            if tuple(item["image"].shape[-2:]) != self.image_size:
-                raise ValueError(
-                    f"{item.get('file_name', 'an input image')} is "
-                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
-                    f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
-                )
-        images = torch.stack([item["image"] for item in batched_inputs])
-        x = images.to(self.device, non_blocking=True).float() / 255.0
-        return x.contiguous(memory_format=self.memory_format)
 
     def standardize(self, x: torch.Tensor) -> torch.Tensor:
         """x in [0, 1] -> (255 x - mean) / std, what the attention network sees."""
@@ -230,9 +179,7 @@ class MixtureModel(nn.Module):
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
 
         Returns:
-            A dict an image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing to
-            1, "components" (K, 3, H, W), "reconstruction" (3, H, W), "latents" (K, D), and
-            "box_source", "proposal" or "mask": where the boxes come from.
+            See :meth:`SceneModel.results`.
         """
         decoded = self.vae(x, log_masks)
         masks = log_masks.exp()
@@ -241,30 +188,17 @@ class MixtureModel(nn.Module):
             masks = log_posterior.exp()
         reconstruction = (log_masks.exp()[:, :, None] * decoded.x_k).sum(dim=1)
         scores = mask_scores(masks) if regions is None else regions.scores
-        box_source = "mask" if regions is None else box_source
-        results = []
-        for i, item in enumerate(batched_inputs):
-            size = (item.get("height", self.image_size[0]), item.get("width", self.image_size[1]))
-            instances = masks_to_instances(
-                masks[i],
-                scores[i],
-                None if regions is None else regions.boxes[i],
-                size,
-                self.min_mask_pixels,
-                box_source,
-                self.min_piece_pixels,
-            )
-            results.append(
-                {
-                    "instances": instances,
-                    "masks": masks[i],
-                    "components": decoded.x_k[i],
-                    "reconstruction": reconstruction[i],
-                    "latents": decoded.mu[i],
-                    "box_source": box_source,
-                }
-            )
-        return results
+        boxes = None if regions is None else regions.boxes
+        return self.results(
+            batched_inputs,
+            masks,
+            decoded.x_k,
+            reconstruction,
+            decoded.mu,
+            scores,
+            boxes,
+            box_source,
+        )
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
         """Put the share of the image that is foreground into the event storage."""
@@ -300,8 +234,7 @@ class MixtureModel(nn.Module):
                     **(self._mask_boxes(masks) if boxes is None else boxes[i]),
                 }
             )
-        sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
-        get_event_storage().put_image("rmonet/scenes", sheet)
+        self.show(scenes)
 
     def _mask_boxes(self, masks: torch.Tensor) -> dict:
         scores = mask_scores(masks[None])[0]

@@ -1,0 +1,149 @@
+"""What all models of this project share: input, loss unit, the output contract and pictures."""
+
+import torch
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.postprocessing import masks_to_instances
+from rmonet_d2.visualization.pictures import scene_sheet
+
+
+class SceneModel(nn.Module):
+    """Base of the meta-architectures. Subclasses register ``sigma``, the scales of their mixture.
+
+    Shape shorthand:
+        B: images.  K: components, the background last.  R = K - 1.  D: latents a component.
+        H, W: image size.  x: (B, 3, H, W) in [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        num_components: int,
+        image_size: tuple[int, int],
+        loss_unit: str,
+        min_mask_pixels: int,
+        min_piece_pixels: int,
+        vis_period: int,
+        channels_last: bool,
+    ):
+        """
+        Args:
+            num_components: K, at least 2.
+            image_size: (H, W) of every input.
+            loss_unit: "image" or "pixel", see the config.
+            min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
+            vis_period: iterations between pictures, 0 for none.
+            channels_last: memory format of the convolutions.
+
+        Raises:
+            ValueError: a value that a config key does not allow; names the key.
+        """
+        super().__init__()
+        if num_components < 2:
+            raise ValueError(
+                f"MODEL.RMONET.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
+                "one foreground component and the background."
+            )
+        check_choices({"MODEL.RMONET.LOSS_UNIT": loss_unit})
+        self.num_components = num_components
+        self.image_size = tuple(image_size)
+        self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
+        self.min_mask_pixels = min_mask_pixels
+        self.min_piece_pixels = min_piece_pixels
+        self.vis_period = vis_period
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    @staticmethod
+    def scene_args(cfg) -> dict:
+        """The constructor's arguments from a config."""
+        return {
+            "num_components": cfg.MODEL.RMONET.NUM_COMPONENTS,
+            "image_size": cfg.INPUT.IMAGE_SIZE,
+            "loss_unit": cfg.MODEL.RMONET.LOSS_UNIT,
+            "min_mask_pixels": cfg.MODEL.RMONET.MIN_MASK_PIXELS,
+            "min_piece_pixels": cfg.MODEL.RMONET.MIN_PIECE_PIXELS,
+            "vis_period": cfg.VIS_PERIOD,
+            "channels_last": cfg.MODEL.RMONET.CHANNELS_LAST,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.sigma.device
+
+    def preprocess(self, batched_inputs: list[dict]) -> torch.Tensor:
+        """Stack the images to x, (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: an image of another size than INPUT.IMAGE_SIZE; names the file.
+        """
+        for item in batched_inputs:
+            if tuple(item["image"].shape[-2:]) != self.image_size:
+                raise ValueError(
+                    f"{item.get('file_name', 'an input image')} is "
+                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
+                    f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
+                )
+        images = torch.stack([item["image"] for item in batched_inputs])
+        x = images.to(self.device, non_blocking=True).float() / 255.0
+        return x.contiguous(memory_format=self.memory_format)
+
+    def results(
+        self,
+        batched_inputs: list[dict],
+        masks: torch.Tensor,
+        components: torch.Tensor,
+        reconstruction: torch.Tensor,
+        latents: torch.Tensor,
+        scores: torch.Tensor,
+        boxes: torch.Tensor | None = None,
+        box_source: str = "mask",
+    ) -> list[dict]:
+        """The output contract of all models in evaluation mode.
+
+        Args:
+            batched_inputs: dicts with, optionally, "height" and "width" of the wanted instances.
+            masks: (B, K, H, W) summing to 1.
+            components: (B, K, 3, H, W) in [0, 1].
+            reconstruction: (B, 3, H, W) in [0, 1].
+            latents: (B, K, D).
+            scores: (B, R), 0 where there is no object.
+            boxes: (B, R, 4) in input pixels, or None: the tight ones of the masks.
+            box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
+
+        Returns:
+            A dict an image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing to
+            1, "components" (K, 3, H, W), "reconstruction" (3, H, W), "latents" (K, D), and
+            "box_source", "proposal" or "mask": where the boxes come from.
+        """
+        box_source = "mask" if boxes is None else box_source
+        results = []
+        for i, item in enumerate(batched_inputs):
+            size = (item.get("height", self.image_size[0]), item.get("width", self.image_size[1]))
+            instances = masks_to_instances(
+                masks[i],
+                scores[i],
+                None if boxes is None else boxes[i],
+                size,
+                self.min_mask_pixels,
+                box_source,
+                self.min_piece_pixels,
+            )
+            results.append(
+                {
+                    "instances": instances,
+                    "masks": masks[i],
+                    "components": components[i],
+                    "reconstruction": reconstruction[i],
+                    "latents": latents[i],
+                    "box_source": box_source,
+                }
+            )
+        return results
+
+    @staticmethod
+    def show(scenes: list[dict]) -> None:
+        """Put a picture of scenes, see ``scene_sheet``, into the event storage."""
+        sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
+        get_event_storage().put_image("rmonet/scenes", sheet)

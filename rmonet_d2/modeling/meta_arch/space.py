@@ -1,0 +1,243 @@
+"""SPACE: objects in the cells of a grid before a background of a few components.
+
+(Lin et al. 2020, "SPACE: Unsupervised Object-Oriented Scene Representation via Spatial Attention
+and Decomposition"; a baseline of the paper.)
+
+Shape shorthand:
+    B: images.  N = G x G cells.  R = K - 1 exported objects, the background is the K-th component.
+    H, W: image size.  x: (B, 3, H, W) in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from detectron2.config import configurable
+from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.utils.events import get_event_storage
+
+from rmonet_d2.modeling.annealing import LinearAnnealing
+from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
+from rmonet_d2.modeling.space_background import Background, SPACEBackground
+from rmonet_d2.modeling.space_components import pick, to_components
+from rmonet_d2.modeling.space_foreground import Cells, Foreground, SPACEForeground
+from rmonet_d2.ops.mixture import mixture_nll
+
+# alpha and 1 - alpha are bounded below here: either side can always be learned.
+MIN_SHARE = 1e-5
+
+
+@dataclass
+class Annealings:
+    """The values that change in training, see MODEL.SPACE in the config."""
+
+    tau: LinearAnnealing
+    pres_prior: LinearAnnealing
+    scale_mean: LinearAnnealing
+
+    def at(self, iteration: int) -> dict[str, float]:
+        """{name: value} at an iteration."""
+        return {name: anneal(iteration) for name, anneal in vars(self).items()}
+
+
+@META_ARCH_REGISTRY.register()
+class SPACE(SceneModel):
+    """Spatially parallel attention and component extraction.
+
+    A pixel is a mixture of the foreground's Gaussian, with weight alpha, and those of the
+    background's components, with weights (1 - alpha) pi_k. All annealed values depend on the
+    iteration alone, and only training uses them: in evaluation latents are the posteriors' means,
+    and a cell has an object where q(z_pres = 1) > 0.5.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        foreground: SPACEForeground,
+        background: SPACEBackground,
+        annealings: Annealings,
+        scale_std: float,
+        sigma_fg: float,
+        sigma_bg: float,
+        mixture_over: str,
+        fixed_alpha: float,
+        fixed_alpha_iters: int,
+        with_boundary_loss: bool,
+        boundary_end_iters: int,
+        box_source: str,
+        **scene,
+    ):
+        """
+        Args:
+            foreground, background: x -> objects; x -> background.
+            annealings: of tau and of the priors of z_pres and z_scale.
+            scale_std: of the prior of z_scale.
+            sigma_fg, sigma_bg: scales of the Gaussians of a pixel.
+            mixture_over: "pixel" or "channel", see the config.
+            fixed_alpha, fixed_alpha_iters: alpha at every pixel for so many iterations.
+            with_boundary_loss: whether there is one.
+            boundary_end_iters: its last iteration; 0: the end of training.
+            box_source: "proposal" (z_where) or "mask".
+            **scene: of :class:`SceneModel`.
+
+        Raises:
+            ValueError: a value that a config key does not allow; names the key.
+        """
+        super().__init__(**scene)
+        check_choices(
+            {"MODEL.RMONET.MIXTURE_OVER": mixture_over, "MODEL.RMONET.BOX_SOURCE": box_source}
+        )
+        if self.num_components - 1 > foreground.grid_size**2:
+            raise ValueError(
+                f"MODEL.RMONET.NUM_COMPONENTS is {self.num_components}: a grid of "
+                f"MODEL.SPACE.GRID_SIZE = {foreground.grid_size} has fewer objects to export."
+            )
+        self.foreground = foreground
+        self.background = background
+        self.annealings = annealings
+        self.scale_log_std = math.log(scale_std)
+        self.joint_channels = mixture_over == "pixel"
+        self.fixed_alpha = fixed_alpha
+        self.fixed_alpha_iters = fixed_alpha_iters
+        self.with_boundary_loss = with_boundary_loss
+        self.boundary_end_iters = boundary_end_iters or math.inf
+        self.box_source = box_source
+        scales = torch.tensor([sigma_fg] + [sigma_bg] * background.num_components)
+        self.register_buffer("sigma", scales, persistent=False)
+        self.to(memory_format=self.memory_format)
+
+    @classmethod
+    def from_config(cls, cfg):
+        rmonet, space = cfg.MODEL.RMONET, cfg.MODEL.SPACE
+        return {
+            "foreground": SPACEForeground(cfg),
+            "background": SPACEBackground(cfg),
+            "annealings": Annealings(
+                tau=LinearAnnealing(space.TAU, "MODEL.SPACE.TAU"),
+                pres_prior=LinearAnnealing(space.PRES_PRIOR, "MODEL.SPACE.PRES_PRIOR"),
+                scale_mean=LinearAnnealing(space.SCALE_MEAN, "MODEL.SPACE.SCALE_MEAN"),
+            ),
+            "scale_std": space.SCALE_STD,
+            "sigma_fg": rmonet.SIGMA_FG,
+            "sigma_bg": rmonet.SIGMA_BG,
+            "mixture_over": rmonet.MIXTURE_OVER,
+            "fixed_alpha": space.FIXED_ALPHA,
+            "fixed_alpha_iters": space.FIXED_ALPHA_ITERS,
+            "with_boundary_loss": space.BOUNDARY_LOSS,
+            "boundary_end_iters": space.BOUNDARY_END_ITERS,
+            "box_source": rmonet.BOX_SOURCE,
+            **cls.scene_args(cfg),
+        }
+
+    def forward(self, batched_inputs: list[dict]):
+        """
+        Args:
+            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
+                optionally "height" and "width", the size of the wanted instances.
+
+        Returns:
+            In training, {"loss_*": scalar}, the terms of SPACE's ELBO and its boundary loss.
+            Otherwise the list of dicts that :meth:`SceneModel.results` documents, for the R surest
+            objects and a background that includes the others (see ``to_components``). Its latents
+            are z_comp of its largest component.
+        """
+        x = self.preprocess(batched_inputs)
+        if not self.training:
+            cells = self.foreground(x, 1.0)
+            return self.export(cells, self.foreground.render(cells), self.background(x),
+                               batched_inputs)  # fmt: skip
+        iteration = get_event_storage().iter
+        bounded = self.with_boundary_loss and iteration < self.boundary_end_iters
+        cells = self.foreground(x, self.annealings.tau(iteration))
+        foreground = self.foreground.render(cells, bounded)
+        background = self.background(x)
+        self._log(cells, foreground, iteration)
+        if self.vis_period > 0 and iteration % self.vis_period == 0:
+            self.visualize(x, cells, foreground, background)
+        return self.losses(x, cells, foreground, background, iteration)
+
+    def losses(
+        self,
+        x: torch.Tensor,
+        cells: Cells,
+        foreground: Foreground,
+        background: Background,
+        iteration: int,
+    ) -> dict[str, torch.Tensor]:
+        """The terms of the negative ELBO and the boundary loss, mean over the images."""
+        layers = foreground.layers
+        alpha = layers.alpha[:, None]
+        if iteration < self.fixed_alpha_iters:
+            alpha = torch.full_like(alpha, self.fixed_alpha)
+        alpha = alpha.clamp(MIN_SHARE, 1 - MIN_SHARE)
+        shares = torch.cat([alpha.log(), (1 - alpha).log() + background.log_masks], dim=1)
+        means = torch.cat([layers.mean[:, None], background.x_k], dim=1)
+        terms = {"nll": mixture_nll(x, means, shares, self.sigma, self.joint_channels)}
+        annealed = self.annealings.at(iteration)
+        kl = cells.kl(annealed["pres_prior"], annealed["scale_mean"], self.scale_log_std)
+        terms |= {f"kl_{name}": value for name, value in kl.items()}
+        terms |= {"kl_mask": background.kl_mask, "kl_component": background.kl_component}
+        if foreground.boundary_loss is not None:
+            terms["boundary"] = foreground.boundary_loss
+        return {f"loss_{name}": term.mean() * self.loss_scale for name, term in terms.items()}
+
+    def export(
+        self,
+        cells: Cells,
+        foreground: Foreground,
+        background: Background,
+        batched_inputs: list[dict],
+    ) -> list[dict]:
+        """Components, boxes and latents in the form of :meth:`SceneModel.results`."""
+        parts = to_components(cells, foreground, background, self.num_components)
+        largest = background.log_masks.exp().mean(dim=(2, 3)).argmax(dim=1, keepdim=True)
+        latents = [pick(cells.z_what.mean, parts.cells), pick(background.latents, largest)]
+        return self.results(
+            batched_inputs,
+            masks=parts.masks,
+            components=parts.colours,
+            reconstruction=parts.reconstruction,
+            latents=torch.cat(latents, dim=1),
+            scores=parts.scores,
+            boxes=pick(cells.boxes(self.image_size), parts.cells),
+            box_source=self.box_source,
+        )
+
+    def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
+        storage = get_event_storage()
+        share = foreground.layers.alpha.detach().mean().item()
+        storage.put_scalar("rmonet/foreground_share", share)
+        present = (cells.pres_logits.detach() > 0).float().sum(dim=1).mean().item()
+        storage.put_scalar("space/objects", present)
+        for name, value in self.annealings.at(iteration).items():
+            storage.put_scalar(f"space/{name}", value)
+
+    @torch.no_grad()
+    def visualize(
+        self,
+        x: torch.Tensor,
+        cells: Cells,
+        foreground: Foreground,
+        background: Background,
+        num_images: int = 4,
+    ) -> None:
+        """Put a picture of the first images of a training step into the event storage."""
+        parts = to_components(cells, foreground, background, self.num_components)
+        boxes = pick(cells.boxes(self.image_size), parts.cells)
+        scenes = []
+        for i in range(min(num_images, len(x))):
+            found = (parts.scores[i] > 0).nonzero().squeeze(1)
+            scenes.append(
+                {
+                    "image": x[i],
+                    "masks": parts.masks[i],
+                    "components": parts.colours[i],
+                    "reconstruction": parts.reconstruction[i],
+                    "boxes": boxes[i][found],
+                    "box_components": found,
+                    "scores": parts.scores[i][found],
+                }
+            )
+        self.show(scenes)
