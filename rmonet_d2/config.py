@@ -17,6 +17,7 @@ def add_rmonet_config(cfg: CN) -> None:
     _add_input(cfg)
     _add_model(cfg)
     _add_monet(cfg)
+    _add_iodine(cfg)
     _add_space(cfg)
     _add_vae(cfg)
     _add_regions(cfg)
@@ -159,6 +160,21 @@ def _add_space(cfg: CN) -> None:
     cfg.MODEL.SPACE.BOUNDARY_WIDTH = 6
     # "boundary loss end step"; 0: to the end of training.
     cfg.MODEL.SPACE.BOUNDARY_END_ITERS = 50000
+
+
+def _add_iodine(cfg: CN) -> None:
+    # IODINE shares with R-MONet, in MODEL.RMONET: NUM_COMPONENTS, LOSS_UNIT, MIN_*_PIXELS and
+    # CHANNELS_LAST; and in MODEL.VAE LATENT_DIM, DECODER_CHANNELS and
+    # DECODER_STRIDE. Defaults: table "M-dSprites / IODINE".
+    cfg.MODEL.IODINE = CN()
+    # T, "iteration T".
+    cfg.MODEL.IODINE.ITERATIONS = 5
+    # "decoder standard deviation", of all components.
+    cfg.MODEL.IODINE.SIGMA = 0.1
+    # A channel number for each 3x3 convolution of stride 2 of the refinement network.
+    cfg.MODEL.IODINE.REFINE_CHANNELS = [32, 32, 32]
+    # "mlp units"; the LSTM's state has as many (Greff et al. 2019).
+    cfg.MODEL.IODINE.REFINE_HIDDEN = 128
 
 
 def _add_vae(cfg: CN) -> None:

@@ -236,7 +236,40 @@ CLEVR_SPACE = SPACE | {
     "DATASETS.TRAIN": ("clevr_train",),
     "DATASETS.TEST": ("clevr_test",),
 }
+# Rows of the tables "M-dSprites / IODINE" and "CLEVR / IODINE", Appendix B.
+IODINE = {
+    "MODEL.META_ARCHITECTURE": "IODINE",
+    "INPUT.IMAGE_SIZE": [64, 64],
+    "SOLVER.IMS_PER_BATCH": 64,
+    "SOLVER.OPTIMIZER": "Adam",
+    "SOLVER.BASE_LR": 0.0001,
+    "MODEL.RMONET.NUM_COMPONENTS": 6,
+    "MODEL.IODINE.ITERATIONS": 5,
+    "MODEL.VAE.LATENT_DIM": 16,
+    "MODEL.IODINE.REFINE_CHANNELS": [32, 32, 32],
+    "MODEL.IODINE.REFINE_HIDDEN": 128,
+    "MODEL.VAE.DECODER_CHANNELS": [32, 32, 32, 32, 32],
+    "MODEL.IODINE.SIGMA": 0.1,
+    # A constant rate, and Greff et al. 2019.
+    "SOLVER.COSINE_END_FACTOR": 1.0,
+    "SOLVER.WARMUP_ITERS": 0,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 5.0,
+    "MODEL.RMONET.LOSS_UNIT": "image",
+    "MODEL.VAE.DECODER_STRIDE": 1,
+}
+CLEVR_IODINE = IODINE | {
+    "INPUT.IMAGE_SIZE": [128, 128],
+    "SOLVER.IMS_PER_BATCH": 20,
+    "SOLVER.BASE_LR": 0.0003,
+    "MODEL.RMONET.NUM_COMPONENTS": 7,
+    "MODEL.VAE.LATENT_DIM": 64,
+    "MODEL.IODINE.REFINE_CHANNELS": [64, 64, 64, 64],
+    "MODEL.IODINE.REFINE_HIDDEN": 256,
+    "MODEL.VAE.DECODER_CHANNELS": [64, 64, 64, 64],
+}
 TABLES = {
+    "multi_dsprites_iodine": IODINE,
+    "clevr_iodine": CLEVR_IODINE,
     "multi_dsprites_space": MULTI_DSPRITES_SPACE,
     "clevr_space": CLEVR_SPACE,
     "multi_dsprites_rmonet_unet": MULTI_DSPRITES_UNET | RESNET18,

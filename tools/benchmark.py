@@ -11,6 +11,7 @@ memory          peak memory of both, each in a process of its own
 parts           where the time of a training step goes
 pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
 data            the training loader's images/s, beside what a training step needs
+models          every system of the paper's comparison: parameters, training and inference, memory
 matmul          the machine's matrix products, and the share of their rate that a step reaches
 """
 
@@ -26,6 +27,7 @@ import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
+from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.engine import ConfigError
 from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.tables import table
@@ -135,6 +137,32 @@ def data(args) -> list[dict]:
     return rows
 
 
+def models(args) -> list[dict]:
+    opts = [*args.opts, *training.VARIANTS[BEST]]
+    configs = {
+        system.title: (file_name, [*overrides, *opts])
+        for system in SYSTEMS.values()
+        for file_name, overrides in [system.config("multi_dsprites", full=True)]
+    }
+    steps = {title: training.Step(training.config_of(*c)) for title, c in configs.items()}
+    train = training.time_steps(steps, args.repeats, True)
+    infer = training.time_steps(steps, args.repeats, False)
+    rows = [
+        {
+            "system": title,
+            "parameters, million": training.count_parameters(steps[title]) / 1e6,
+            "training images/s": train[title]["images_per_s"],
+            "inference images/s": infer[title]["images_per_s"],
+            "training memory, MiB": training.peak_memory(*config),
+            "inference memory, MiB": training.peak_memory(*config, False),
+        }
+        for title, config in configs.items()
+    ]
+    print(f"\n## All systems, the paper's tables for Multi-dSprites, batch of {args.batch_size}\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
 def matmul(args) -> dict:
     rates = machine.matmul_rates(torch.device(args.device))
     rows = []
@@ -158,6 +186,7 @@ SECTIONS = {
     "parts": parts,
     "pseudo_labels": pseudo_labels,
     "data": data,
+    "models": models,
     "matmul": matmul,
 }
 

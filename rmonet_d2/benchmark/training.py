@@ -130,15 +130,28 @@ def compare(
     steps = {
         name: Step(config_of(config_file, [*opts, *extra])) for name, extra in variants.items()
     }
+    return time_steps(steps, repeats, training)
+
+
+def time_steps(steps: dict[str, Step], repeats: int, training: bool) -> dict[str, dict]:
+    """Steps side by side; returns what :func:`compare` does."""
     for step in steps.values():
         step.model.train(training)
     runs = {name: step if training else step.infer for name, step in steps.items()}
     first = next(iter(steps.values()))
     timings = side_by_side(runs, repeats, device=first.device)
     return {
-        name: {"seconds": timing.median, "images_per_s": len(first.inputs) / timing.median}
+        name: {
+            "seconds": timing.median,
+            "images_per_s": len(steps[name].inputs) / timing.median,
+        }
         for name, timing in timings.items()
     }
+
+
+def count_parameters(step: Step) -> int:
+    """Trainable parameters of a step's model."""
+    return sum(p.numel() for p in step.model.parameters() if p.requires_grad)
 
 
 def step_gflop(step: Step) -> float:

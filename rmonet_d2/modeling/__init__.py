@@ -4,7 +4,7 @@ from rmonet_d2.modeling.attention import ATTENTION_REGISTRY, build_attention
 from rmonet_d2.modeling.backbone import SkipFPN, SkipResNet, build_resnet18_fpn_backbone
 from rmonet_d2.modeling.lite_mask_head import LiteMaskHead
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
-from rmonet_d2.modeling.meta_arch import SPACE, MONet, RMONet
+from rmonet_d2.modeling.meta_arch import IODINE, SPACE, MONet, RMONet
 from rmonet_d2.modeling.plain import PlainRMONet
 from rmonet_d2.modeling.proposals import PseudoLabelRPN
 from rmonet_d2.modeling.pseudo_labels import PSEUDO_LABELS_REGISTRY, build_pseudo_labels
@@ -17,6 +17,7 @@ from rmonet_d2.modeling.vae import ComponentVAE
 
 __all__ = [
     "ATTENTION_REGISTRY",
+    "IODINE",
     "PSEUDO_LABELS_REGISTRY",
     "SPACE",
     "ComponentVAE",

@@ -85,15 +85,16 @@ class SpatialBroadcastDecoder(nn.Module):
     result is the same, at a small part of the cost.
     """
 
-    def __init__(self, latent_dim, channels, image_size, stride):
+    def __init__(self, latent_dim, channels, image_size, stride, activation=nn.ReLU):
         super().__init__()
         self.stride = stride
+        self.activation = activation()
         self.size = (image_size[0] // stride, image_size[1] // stride)
         self.latent_dim = latent_dim
         self.first = nn.Conv2d(latent_dim + 2, channels[0], 3)
         layers = []
         for in_channels, out_channels in zip(channels, channels[1:], strict=False):
-            layers += [nn.Conv2d(in_channels, out_channels, 3), nn.ReLU()]
+            layers += [nn.Conv2d(in_channels, out_channels, 3), activation()]
         self.convs = nn.Sequential(*layers)
         self.output = nn.Conv2d(channels[-1], 4, 1)
         # Each unpadded 3x3 convolution takes a border of one pixel.
@@ -116,7 +117,7 @@ class SpatialBroadcastDecoder(nn.Module):
         weight_z, weight_xy = self.first.weight.split([self.latent_dim, 2], dim=1)
         of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
         of_xy = F.conv2d(self.coordinates, weight_xy)
-        y = F.relu(of_z[:, :, None, None] + of_xy)
+        y = self.activation(of_z[:, :, None, None] + of_xy)
         y = self.output(self.convs(y.contiguous(memory_format=torch.channels_last))).float()
         if self.stride > 1:
             y = F.interpolate(y, scale_factor=self.stride, mode="bilinear", align_corners=False)

@@ -34,7 +34,7 @@ def loss_curves(run: RunLog) -> bytes | None:
         axes.plot(*run.curve(name), color=BLUE, linewidth=1.4)
         axes.set_title(LOSS_TITLES.get(name, name), fontsize=10, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _style(axes)
+        style_axes(axes)
     figure.supxlabel("iteration", fontsize=10)
     return _png(figure)
 
@@ -86,11 +86,12 @@ def ari_curve(
     axes.set_xlim(left=0)
     axes.set_xlabel("images seen" if run.batch_size else "iteration")
     axes.set_ylabel("foreground ARI")
-    _style(axes)
+    style_axes(axes)
     return _png(figure)
 
 
-def _style(axes) -> None:
+def style_axes(axes) -> None:
+    """The look of all diagrams: two sides, a light grid, thousands with commas."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(True, color="#e6e8eb", linewidth=0.8)

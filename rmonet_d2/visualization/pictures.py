@@ -9,6 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.structures import Instances
 
+from rmonet_d2.visualization.cells import (
+    boxes_picture,
+    image_picture,
+    pseudo_boxes_picture,
+    reconstruction_picture,
+    segmentation_picture,
+)
 from rmonet_d2.visualization.drawing import (
     BACKGROUND_COLOUR,
     FAINT_INK,
@@ -19,7 +26,6 @@ from rmonet_d2.visualization.drawing import (
     enlarge,
     enlarge_labels,
     outline,
-    tint_labels,
     to_image,
     to_numpy,
 )
@@ -80,10 +86,14 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
 
 
 def _large_columns(scenes: list[dict]) -> list[tuple[str, object]]:
-    columns = [("image", _image), ("boxes", _boxes)]
+    columns = [("image", image_picture), ("boxes", boxes_picture)]
     if any(scene.get("pseudo_boxes") is not None for scene in scenes):
-        columns.append(("pseudo boxes", _pseudo_boxes))
-    return [*columns, ("segmentation", _segmentation), ("reconstruction", _reconstruction)]
+        columns.append(("pseudo boxes", pseudo_boxes_picture))
+    return [
+        *columns,
+        ("segmentation", segmentation_picture),
+        ("reconstruction", reconstruction_picture),
+    ]
 
 
 def _cell_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -137,60 +147,6 @@ def _framed(cell: np.ndarray) -> np.ndarray:
     cell[[0, -1]] = 210
     cell[:, [0, -1]] = 210
     return cell
-
-
-def _image(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    return enlarge(to_image(scene["image"]), size)
-
-
-def _reconstruction(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    return enlarge(to_image(scene["reconstruction"]), size)
-
-
-def _segmentation(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    masks = to_numpy(scene["masks"])
-    winner = enlarge_labels(masks.argmax(axis=0), size)
-    winner[winner == len(masks) - 1] = -1
-    colours = np.stack([colour(k) for k in range(len(masks))])
-    return tint_labels(_image(scene, size), winner, colours)
-
-
-def _boxes(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    picture = _image(scene, size)
-    if scene.get("boxes") is None or len(scene["boxes"]) == 0:
-        return picture
-    boxes = to_numpy(scene["boxes"])
-    owners = scene.get("box_components")
-    owners = _box_owners(boxes, to_numpy(scene["masks"])) if owners is None else to_numpy(owners)
-    labels = None
-    if scene.get("scores") is not None:
-        labels = [f"{score:.2f}" for score in to_numpy(scene["scores"])]
-    return draw_boxes(picture, boxes, [colour(int(k)) for k in owners], labels, _scale(scene, size))
-
-
-def _pseudo_boxes(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    boxes = scene.get("pseudo_boxes")
-    picture = _image(scene, size)
-    if boxes is None or len(boxes) == 0:
-        return picture
-    boxes = to_numpy(boxes)
-    return draw_boxes(picture, boxes, [(255, 255, 255)] * len(boxes), None, _scale(scene, size))
-
-
-def _scale(scene: dict, size: tuple[int, int]) -> tuple[float, float]:
-    height, width = to_numpy(scene["image"]).shape[1:]
-    return size[1] / width, size[0] / height
-
-
-def _box_owners(boxes: np.ndarray, masks: np.ndarray) -> list[int]:
-    """The foreground component with the most mass in each box: (N, 4), (K, H, W) -> N indices."""
-    height, width = masks.shape[1:]
-    owners = []
-    for x0, y0, x1, y1 in boxes:
-        rows = slice(max(0, int(y0)), max(int(np.ceil(min(y1, height))), 1))
-        columns = slice(max(0, int(x0)), max(int(np.ceil(min(x1, width))), 1))
-        owners.append(int(masks[:-1, rows, columns].sum(axis=(1, 2)).argmax()))
-    return owners
 
 
 def overlay(image: np.ndarray, instances: Instances, min_side: int = 256) -> np.ndarray:

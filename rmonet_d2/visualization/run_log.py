@@ -100,14 +100,25 @@ def read_metrics(path: str) -> list[dict]:
             row = _parse(line)
             if not isinstance(row, dict) or "iteration" not in row:
                 continue
-            iteration = row["iteration"]
-            if rows and rows[-1]["iteration"] == iteration:
-                rows[-1] |= row
-                continue
-            while rows and rows[-1]["iteration"] >= iteration:
-                rows.pop()
-            rows.append(row)
+            _place(rows, row)
     return rows
+
+
+def _place(rows: list[dict], row: dict) -> None:
+    """Put a line where it belongs among the ones before it."""
+    iteration, at = row["iteration"], len(rows)
+    if "total_loss" not in row:
+        # An evaluation between two writes comes after the losses of a later iteration.
+        while at and rows[at - 1]["iteration"] > iteration:
+            at -= 1
+    if at and rows[at - 1]["iteration"] == iteration:
+        rows[at - 1] |= row
+        return
+    if at == len(rows):
+        while rows and rows[-1]["iteration"] >= iteration:
+            rows.pop()
+            at -= 1
+    rows.insert(at, row)
 
 
 def read_results(path: str) -> dict[str, float]:

@@ -13,8 +13,10 @@ from rmonet_d2.benchmark import training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.machine import matmul_rates
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks, equal_labels, soft_masks
+from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.modeling.pseudo_labels import SkimageMultiOtsu
 
+SECTIONS = ("step", "inference", "memory", "parts", "pseudo_labels", "data", "matmul")
 OPTS = [*SMALL, "SOLVER.IMS_PER_BATCH", 2]
 
 
@@ -26,17 +28,17 @@ def run(*arguments):
 def test_every_section_runs(tmp_path):
     file = tmp_path / "speed.json"
     done = run(
-        "--repeats", 1, "--batch-size", 2, "--device", "cpu", "--json", file, "--opts", *SMALL[2:]
+        *SECTIONS, "--repeats", 1, "--batch-size", 2, "--device", "cpu", "--json", file,
+        "--opts", *SMALL[2:]
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads(file.read_text())
-    sections = {"step", "inference", "memory", "parts", "pseudo_labels", "data", "matmul"}
-    assert set(results) == {"machine", "config"} | sections
+    assert set(results) == {"machine", "config", *SECTIONS}
     assert set(results["step"]) == set(training.VARIANTS)
     assert all(row["images_per_s"] > 0 for row in results["step"].values())
     assert all(row["equal_boxes"] for row in results["pseudo_labels"])
     assert all(row["times the step"] > 0 for row in results["data"])
-    assert done.stdout.count("\n## ") == len(sections)
+    assert done.stdout.count("\n## ") == len(SECTIONS)
 
 
 def test_an_unknown_section_or_key_is_one_line():
@@ -97,3 +99,20 @@ def test_peak_memory_is_that_of_a_fresh_process(training_step):
 
 def test_matmul_rates_are_positive():
     assert all(rate > 0 for rate in matmul_rates(torch.device("cpu"), 64, 1).values())
+
+
+def test_all_systems_in_one_table(tmp_path):
+    """Narrow, but every system with its own config and in processes of its own."""
+    file = tmp_path / "models.json"
+    narrow = [
+        *SMALL[2:], "MODEL.MONET.UNET_CHANNELS", "[4,4,8,8,8]", "INPUT.IMAGE_SIZE", "[64,64]",
+        "MODEL.SPACE.GLIMPSE_DECODER_CHANNELS", "[16,16,8,8,8]",
+        "MODEL.SPACE.MASK_DECODER_CHANNELS", "[16,16,16,8,8,8]",
+    ]  # fmt: skip
+    done = run("models", "--repeats", 1, "--batch-size", 1, "--device", "cpu", "--json", file,
+               "--opts", *narrow)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = json.loads(file.read_text())["models"]
+    assert [row["system"] for row in rows] == [system.title for system in SYSTEMS.values()]
+    assert all(row["training images/s"] > 0 and row["inference images/s"] > 0 for row in rows)
+    assert all(row["training memory, MiB"] > 0 for row in rows)

@@ -117,6 +117,14 @@ def test_two_lines_of_one_iteration_are_joined(tmp_path):
     assert read_metrics(str(path)) == [{"iteration": 9, "total_loss": 1.0, "bbox/AP": 2.0}]
 
 
+def test_an_evaluation_between_two_writes_is_put_in_order(tmp_path):
+    lines = [{"iteration": 19, "total_loss": 2.0}, {"iteration": 39, "total_loss": 1.0}]
+    lines += [{"iteration": 24, "bbox/AP": 2.0}, {"iteration": 59, "total_loss": 0.5}]
+    path = tmp_path / "metrics.json"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_metrics(str(path)) == [lines[0], lines[2], lines[1], lines[3]]
+
+
 def test_run_log_figures(tmp_path):
     run = read_run(str(make_run(tmp_path / "demo")))
     assert (run.iterations, run.images_seen, run.seconds) == (200, 3200, 100.0)

@@ -13,7 +13,7 @@ from detectron2.utils.events import get_event_storage
 
 from rmonet_d2.modeling.choices import check_choices
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
-from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
+from rmonet_d2.modeling.postprocessing import mask_scores
 from rmonet_d2.modeling.regions import Regions
 from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
 from rmonet_d2.ops.divergence import component_latent_kl, latent_kl, mask_kl
@@ -231,23 +231,7 @@ class MixtureModel(SceneModel):
                     "masks": masks,
                     "components": x_k,
                     "reconstruction": (masks[:, None] * x_k).sum(dim=0),
-                    **(self._mask_boxes(masks) if boxes is None else boxes[i]),
+                    **(self.boxes_of_masks(masks) if boxes is None else boxes[i]),
                 }
             )
         self.show(scenes)
-
-    def _mask_boxes(self, masks: torch.Tensor) -> dict:
-        scores = mask_scores(masks[None])[0]
-        found = masks_to_instances(
-            masks,
-            scores,
-            None,
-            self.image_size,
-            self.min_mask_pixels,
-            min_piece=self.min_piece_pixels,
-        )
-        return {
-            "boxes": found.pred_boxes.tensor,
-            "box_components": found.components,
-            "scores": found.scores,
-        }

@@ -5,7 +5,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from rmonet_d2.modeling.choices import check_choices
-from rmonet_d2.modeling.postprocessing import masks_to_instances
+from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
 from rmonet_d2.visualization.pictures import scene_sheet
 
 
@@ -141,6 +141,23 @@ class SceneModel(nn.Module):
                 }
             )
         return results
+
+    def boxes_of_masks(self, masks: torch.Tensor) -> dict:
+        """The entries of ``scene_sheet`` about boxes: the tight ones of soft masks (K, H, W)."""
+        scores = mask_scores(masks[None])[0]
+        found = masks_to_instances(
+            masks,
+            scores,
+            None,
+            self.image_size,
+            self.min_mask_pixels,
+            min_piece=self.min_piece_pixels,
+        )
+        return {
+            "boxes": found.pred_boxes.tensor,
+            "box_components": found.components,
+            "scores": found.scores,
+        }
 
     @staticmethod
     def show(scenes: list[dict]) -> None:

@@ -1,0 +1,1 @@
+"""The compared systems of the paper under one budget: runs, tables, curves and picture sheets."""

@@ -1,0 +1,113 @@
+"""What the runs of a comparison left behind, as tables and curves."""
+
+import csv
+import io
+from dataclasses import dataclass
+
+from rmonet_d2.comparison.systems import System
+from rmonet_d2.tables import table
+from rmonet_d2.visualization.run_log import RunLog
+
+ARI = "decomposition/ARI"
+BOX_AP = {"AP50:95": "bbox/AP", "AP50": "bbox/AP50", "AP75": "bbox/AP75"}
+
+
+@dataclass
+class Outcome:
+    """One system's run.
+
+    Attributes:
+        system: which.
+        run: its output folder.
+        untrained: results of the same config before training, as ``RunLog.results``.
+    """
+
+    system: System
+    run: RunLog
+    untrained: dict[str, float]
+
+    def curve(self) -> list[dict]:
+        """Foreground ARI over training: dicts of "images", "seconds" (of training steps), "ARI".
+
+        Begins with the untrained model at 0. Seconds add up the logged time of an iteration.
+        """
+        batch = self.run.batch_size or 1
+        points = []
+        if ARI in self.untrained:
+            points.append({"images": 0, "seconds": 0.0, "ARI": self.untrained[ARI]})
+        seconds, done = 0.0, 0
+        for row in self.run.rows:
+            now = min(row["iteration"] + 1, self.run.iterations)
+            if "time" in row and now > done:
+                seconds += row["time"] * (now - done)
+                done = now
+            if ARI in row:
+                points.append({"images": now * batch, "seconds": seconds, "ARI": row[ARI]})
+        return points
+
+
+def ari_table(outcomes: list[Outcome], dataset: str) -> str:
+    """Table 1 of the paper, ours beside it, as Markdown."""
+    rows = [
+        [
+            o.system.title,
+            _figure(o.run.results.get(ARI)),
+            _figure(o.untrained.get(ARI)),
+            _figure(o.system.ari.get(dataset)),
+            f"{o.run.images_seen or 0:,}",
+            f"{(o.run.seconds or 0.0) / 60:.1f}",
+        ]
+        for o in outcomes
+    ]
+    return table(["system", "ARI", "untrained", "paper", "images", "minutes of training"], rows)
+
+
+def box_table(outcomes: list[Outcome], dataset: str) -> str:
+    """Table 2 of the paper, ours beside it, in percent, as Markdown."""
+    header = ["system", *BOX_AP, *(f"{name}, paper" for name in BOX_AP)]
+    rows = []
+    for o in outcomes:
+        paper = o.system.box_ap.get(dataset, (None, None, None))
+        ours = [_figure(o.run.results.get(key), 1) for key in BOX_AP.values()]
+        theirs = [_figure(None if value is None else 100 * value, 1) for value in paper]
+        rows.append([o.system.title, *ours, *theirs])
+    return table(header, rows)
+
+
+def results_csv(outcomes: list[Outcome], dataset: str) -> str:
+    """Every figure of the last evaluations and the paper's, a line a system."""
+    keys = sorted({key for o in outcomes for key in o.run.results})
+    rows = []
+    for o in outcomes:
+        paper = o.system.box_ap.get(dataset, (None, None, None))
+        rows.append(
+            {
+                "system": o.system.name,
+                "images": o.run.images_seen,
+                "seconds": o.run.seconds,
+                "untrained_ARI": o.untrained.get(ARI),
+                "paper_ARI": o.system.ari.get(dataset),
+                **{f"paper_{name}": v for name, v in zip(BOX_AP, paper, strict=True)},
+                **{key: o.run.results.get(key) for key in keys},
+            }
+        )
+    return _csv(rows)
+
+
+def curves_csv(outcomes: list[Outcome]) -> str:
+    """Fig. 19 as numbers: system, images, seconds, ARI."""
+    return _csv([{"system": o.system.name, **point} for o in outcomes for point in o.curve()])
+
+
+def _csv(rows: list[dict]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _figure(value: float | None, decimals: int = 3) -> str:
+    return "–" if value is None else f"{value:.{decimals}f}"

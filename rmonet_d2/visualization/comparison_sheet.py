@@ -1,0 +1,83 @@
+"""Figures 2 and 3 of the paper: the same scenes as several systems see them, side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rmonet_d2.visualization.cells import (
+    boxes_picture,
+    image_picture,
+    reconstruction_picture,
+    segmentation_picture,
+)
+from rmonet_d2.visualization.drawing import FAINT_INK, PAPER, draw_text
+
+CELL = 128
+GAP = 5
+BETWEEN_SCENES = 14
+HEADER = 48
+MARGIN = 12
+ROWS = (
+    ("reconstruction", reconstruction_picture),
+    ("boxes", boxes_picture),
+    ("masks", segmentation_picture),
+)
+LABEL = 26
+
+
+def comparison_sheet(scenes: dict[str, Sequence[dict]]) -> np.ndarray:
+    """Draw scenes below each other, a column for each system.
+
+    A scene takes three rows: what a system reconstructs, its boxes, and the component that wins
+    each pixel. The first column is the image.
+
+    Args:
+        scenes: {title: scenes}, the same scenes in the same order for every system, each a dict as
+            ``pictures.scene_sheet`` documents it. A title is broken at its first "(".
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        ValueError: no systems, no scenes, or not the same number of them.
+    """
+    counts = {len(found) for found in scenes.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"systems need the same scenes, at least one: got {sorted(counts)} scenes")
+    (number,) = counts
+    block = len(ROWS) * (CELL + GAP) - GAP
+    width = 2 * MARGIN + LABEL + (len(scenes) + 1) * (CELL + GAP) - GAP
+    height = 2 * MARGIN + HEADER + number * (block + BETWEEN_SCENES) - BETWEEN_SCENES
+    sheet = np.full((height, width, 3), PAPER, np.uint8)
+    _header(sheet, list(scenes))
+    images = next(iter(scenes.values()))
+    for i in range(number):
+        top = MARGIN + HEADER + i * (block + BETWEEN_SCENES)
+        _put(sheet, top, 0, image_picture(images[i], (CELL, CELL)))
+        for row, (name, draw) in enumerate(ROWS):
+            y = top + row * (CELL + GAP)
+            _row_label(sheet, y, name)
+            for column, found in enumerate(scenes.values(), 1):
+                _put(sheet, y, column, draw(found[i], (CELL, CELL)))
+    return sheet
+
+
+def _put(sheet: np.ndarray, top: int, column: int, picture: np.ndarray) -> None:
+    x = MARGIN + LABEL + column * (CELL + GAP)
+    sheet[top : top + CELL, x : x + CELL] = picture
+
+
+def _row_label(sheet: np.ndarray, top: int, name: str) -> None:
+    strip = np.full((LABEL, CELL, 3), PAPER, np.uint8)
+    draw_text(strip, CELL / 2, LABEL / 2, name, 13, FAINT_INK)
+    sheet[top : top + CELL, MARGIN : MARGIN + LABEL] = np.rot90(strip)
+
+
+def _header(sheet: np.ndarray, titles: list[str]) -> None:
+    for column, title in enumerate(["image", *titles]):
+        x = MARGIN + LABEL + column * (CELL + GAP) + CELL / 2
+        name, _, rest = title.partition(" (")
+        y = MARGIN + HEADER / 2 - (9 if rest else 0) - 3
+        draw_text(sheet, x, y, name, 15, bold=True)
+        if rest:
+            draw_text(sheet, x, y + 18, rest.rstrip(")"), 11, FAINT_INK)
