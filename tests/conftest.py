@@ -1,5 +1,6 @@
 """Shared by all tests: one seed, two threads, small configs and models."""
 
+import os
 import subprocess
 import sys
 
@@ -16,7 +17,7 @@ PROGRAM = ROOT / "datasets" / "prepare_multi_dsprites.py"
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-    torch.set_num_threads(2)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
 
 
 @pytest.fixture
