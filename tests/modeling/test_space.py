@@ -355,6 +355,9 @@ def test_pictures_show_the_boxes(space):
         ("MODEL.SPACE.BOUNDARY_WIDTH", 8),
         ("MODEL.SPACE.BACKGROUND_COMPONENTS", 1),
         ("MODEL.SPACE.PRES_PRIOR", [0.1, 0.01]),
+        ("MODEL.SPACE.PRES_PRIOR", [0.1, 0.0, 0, 100]),
+        ("MODEL.SPACE.TAU", [2.5, 0.0, 0, 100]),
+        ("MODEL.SPACE.SCALE_STD", 0.0),
         ("MODEL.RMONET.NUM_COMPONENTS", 18),
         ("MODEL.RMONET.BOX_SOURCE", "nonsense"),
         ("MODEL.RMONET.MIXTURE_OVER", "nonsense"),
@@ -364,3 +367,28 @@ def test_pictures_show_the_boxes(space):
 def test_bad_values_name_the_key(small_cfg, key, value):
     with pytest.raises(ValueError, match=key):
         build_model(small_cfg(*SPACE, key, value))
+
+
+def test_alpha_may_be_fixed_at_first(space):
+    """The likelihood then has the fixed alpha everywhere; nothing else changes."""
+    opts = ("MODEL.SPACE.FIXED_ALPHA_ITERS", 5, "MODEL.SPACE.FIXED_ALPHA", 0.2)
+    model, plain = space(*opts), space()
+    plain.load_state_dict(model.state_dict())
+    fixed, free = train_losses(model, batch()), train_losses(plain, batch())
+    same = [name for name in LOSSES if fixed[name].item() == free[name].item()]
+    assert set(same) == LOSSES - {"loss_nll"}
+    assert values(train_losses(model, batch(), iteration=5)) == values(
+        train_losses(plain, batch(), iteration=5)
+    )
+    sum(fixed.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_cells_start_at_the_prior_of_their_scale(small_cfg):
+    model = build_model(
+        small_cfg(*SPACE, "MODEL.SPACE.SCALE_MEAN", [-0.7, 0.0, 0, 9], "MODEL.SPACE.SCALE_STD", 0.2)
+    )
+    torch.nn.init.zeros_(model.foreground.cell_parameters.weight)
+    cells = model.foreground(torch.rand(1, 3, 64, 64), 1.0)
+    torch.testing.assert_close(cells.z_scale.mean, torch.full((1, 16, 2), -0.7))
+    torch.testing.assert_close(cells.z_scale.std, torch.full((1, 16, 2), 0.2), atol=1e-3, rtol=0)
