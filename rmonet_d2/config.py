@@ -127,7 +127,7 @@ def _add_space(cfg: CN) -> None:
     # NUM_COMPONENTS, which only says how many components are exported: K - 1 objects and the
     # background. MODEL.VAE is z_comp's, and its LATENT_DIM that of all latents.
     cfg.MODEL.SPACE = CN()
-    # Layer sizes are those of Lin et al. 2020 for 128x128; "grid" of the table.
+    # Layer sizes are those of Lin et al. 2020 for 128x128 unless it says otherwise. "grid":
     cfg.MODEL.SPACE.GRID_SIZE = 8
     cfg.MODEL.SPACE.ENCODER_CHANNELS = [16, 32, 64, 128, 256]
     cfg.MODEL.SPACE.FEATURE_DIM = 128
@@ -152,8 +152,7 @@ def _add_space(cfg: CN) -> None:
     cfg.MODEL.SPACE.BACKGROUND_ENCODER_CHANNELS = [64, 64, 64, 64]
     # Width of the image's features, the LSTMs and the MLP of the background.
     cfg.MODEL.SPACE.BACKGROUND_HIDDEN = 64
-    # A stage a doubling, from 1x1 to the image. SPACE doubles twice in some of its stages, of 256,
-    # 128, 64 and 16 channels.
+    # A stage a doubling, from 1x1 to the image; widths chosen here.
     cfg.MODEL.SPACE.MASK_DECODER_CHANNELS = [256, 256, 128, 64, 64, 16, 16]
     cfg.MODEL.SPACE.BOUNDARY_LOSS = True
     # "boundary loss width", in pixels of a glimpse; the table for CLEVR has none: Lin et al.'s.

@@ -127,6 +127,8 @@ class SPACEForeground(nn.Module):
                 f"MODEL.SPACE.BOUNDARY_WIDTH is {boundary_width}: it must be above 0 and below "
                 f"half of GLIMPSE_SIZE = {glimpse_size}."
             )
+        if start_scale[1] <= 0:
+            raise ValueError(f"MODEL.SPACE.SCALE_STD is {start_scale[1]}: it must be above 0.")
         self.image_size = tuple(image_size)
         self.grid_size = grid_size
         self.glimpse_size = glimpse_size

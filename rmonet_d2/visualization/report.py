@@ -233,7 +233,7 @@ def _facts(run: RunLog) -> str:
         "batch size": run.batch_size,
         "images seen": f"{run.images_seen:,}" if run.images_seen else None,
         "time of the training steps": _duration(run.seconds) if run.seconds else None,
-        "learning rate": config.get("SOLVER", {}).get("BASE_LR"),
+        "learning rate": _learning_rate(config.get("SOLVER", {})),
         "seed": config.get("SEED"),
         "this report made on": hardware(),
     }
@@ -244,6 +244,12 @@ def _facts(run: RunLog) -> str:
     )
     note = "" if config else _missing("the run's config.yaml.")
     return f"<table>{lines}</table>{note}"
+
+
+def _learning_rate(solver: dict) -> str | float | None:
+    if solver.get("OPTIMIZER") != "RMSpropAdam":
+        return solver.get("BASE_LR")
+    return f"{solver.get('FG_LR')} foreground, {solver.get('BG_LR')} background"
 
 
 def hardware() -> str:

@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from scene_fakes import register_scenes, square_scene
 from torch.distributions import Bernoulli, Normal, kl_divergence
+
+from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.evaluation import build_evaluator
 
 SPACE = (
     "MODEL.META_ARCHITECTURE", "SPACE", "MODEL.RMONET.NUM_COMPONENTS", 6,
@@ -191,20 +196,19 @@ def test_output_contract(space, source):
         torch.testing.assert_close(output["masks"], alone["masks"], atol=1e-4, rtol=1e-3)
 
 
-@pytest.fixture
-def one_object(space):
-    """A model that draws one red object, in the cell of row 1 and column 2, on grey."""
-    model = space().eval()
-    torch.nn.init.zeros_(model.foreground.cell_parameters.weight)
-    torch.nn.init.zeros_(model.foreground.cell_parameters.bias)
-    forward = model.foreground.forward
+def draws_one_object(model):
+    """The model, with one red object in the cell of row 1 and column 2 instead of what it finds."""
+    model.eval()
+    for parameter in model.foreground.cell_parameters.parameters():
+        torch.nn.init.zeros_(parameter)
+    forward, grid = model.foreground.forward, model.foreground.grid_size
 
     def forced(x, temperature):
         cells = forward(x, temperature)
         cells.pres_logits = torch.full_like(cells.pres_logits, -8.0)
-        cells.pres_logits[:, 1 * 4 + 2] = 3.0
+        cells.pres_logits[:, grid + 2] = 3.0
         cells.pres = (cells.pres_logits > 0).float()
-        cells.scale = torch.full_like(cells.scale, 0.25)
+        cells.scale = torch.full_like(cells.scale, 1 / grid)
         cells.glimpses = torch.zeros_like(cells.glimpses)
         cells.glimpses[:, :, 0] = 0.9
         cells.glimpses[:, :, 3, 4:12, 4:12] = 1.0
@@ -214,12 +218,12 @@ def one_object(space):
     return model
 
 
-def test_boxes_masks_and_scores_of_an_object(one_object):
+def test_boxes_masks_and_scores_of_an_object(space):
     """A cell's box is centred on it; the mask is the middle half of the box."""
     inputs = batch(2)
     inputs[1].update(height=32, width=128)
     with torch.no_grad():
-        outputs = one_object(inputs)
+        outputs = draws_one_object(space())(inputs)
     for output, scale in zip(outputs, ([1, 1, 1, 1], [2, 0.5, 2, 0.5]), strict=True):
         found, scale = output["instances"], torch.tensor(scale)
         assert found.components.tolist() == [0]
@@ -232,6 +236,32 @@ def test_boxes_masks_and_scores_of_an_object(one_object):
         red = output["components"][0][:, 20:28, 36:44]
         torch.testing.assert_close(red[0], torch.full((8, 8), 0.9), atol=1e-3, rtol=0)
         assert output["masks"][-1][:16].min() == 1.0
+
+
+def test_enlarged_images_are_evaluated_at_their_own_size(space, small_cfg, tmp_path):
+    """An image of 64x64 that the model sees at 128x128: masks and boxes fit the ground truth."""
+    opts = (
+        "INPUT.IMAGE_SIZE", [128, 128], "MODEL.SPACE.GRID_SIZE", 8,
+        "MODEL.SPACE.MASK_DECODER_CHANNELS", [8] * 7,
+    )  # fmt: skip
+    cfg = small_cfg(*SPACE, *opts)
+    model = draws_one_object(space(*opts))
+    name = register_scenes(tmp_path / "scenes", [square_scene([(18, 10, 22, 14)])])
+    mapper = UnlabelledMapper(cfg, False)
+    inputs = [mapper(record) for record in DatasetCatalog.get(name)]
+    assert inputs[0]["image"].shape == (3, 128, 128)
+    evaluator = build_evaluator(cfg, name, str(tmp_path))
+    evaluator.reset()
+    with torch.no_grad():
+        outputs = model(inputs)
+    evaluator.process(inputs, outputs)
+    results = evaluator.evaluate()
+    assert outputs[0]["instances"].image_size == (64, 64)
+    assert results["bbox_mask"]["AP"] == results["segm"]["AP"] == pytest.approx(100.0)
+    assert results["bbox_proposal"]["AP"] == 0.0
+    assert results["decomposition"]["ARI_all"] == pytest.approx(1.0)
+    # The mask is the middle half of the box.
+    assert results["decomposition"]["consistency"] == pytest.approx(0.25)
 
 
 def test_objects_beyond_the_exported_ones_join_the_background(space):
@@ -325,6 +355,9 @@ def test_pictures_show_the_boxes(space):
         ("MODEL.SPACE.BOUNDARY_WIDTH", 8),
         ("MODEL.SPACE.BACKGROUND_COMPONENTS", 1),
         ("MODEL.SPACE.PRES_PRIOR", [0.1, 0.01]),
+        ("MODEL.SPACE.PRES_PRIOR", [0.1, 0.0, 0, 100]),
+        ("MODEL.SPACE.TAU", [2.5, 0.0, 0, 100]),
+        ("MODEL.SPACE.SCALE_STD", 0.0),
         ("MODEL.RMONET.NUM_COMPONENTS", 18),
         ("MODEL.RMONET.BOX_SOURCE", "nonsense"),
         ("MODEL.RMONET.MIXTURE_OVER", "nonsense"),
@@ -334,3 +367,28 @@ def test_pictures_show_the_boxes(space):
 def test_bad_values_name_the_key(small_cfg, key, value):
     with pytest.raises(ValueError, match=key):
         build_model(small_cfg(*SPACE, key, value))
+
+
+def test_alpha_may_be_fixed_at_first(space):
+    """The likelihood then has the fixed alpha everywhere; nothing else changes."""
+    opts = ("MODEL.SPACE.FIXED_ALPHA_ITERS", 5, "MODEL.SPACE.FIXED_ALPHA", 0.2)
+    model, plain = space(*opts), space()
+    plain.load_state_dict(model.state_dict())
+    fixed, free = train_losses(model, batch()), train_losses(plain, batch())
+    same = [name for name in LOSSES if fixed[name].item() == free[name].item()]
+    assert set(same) == LOSSES - {"loss_nll"}
+    assert values(train_losses(model, batch(), iteration=5)) == values(
+        train_losses(plain, batch(), iteration=5)
+    )
+    sum(fixed.values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_cells_start_at_the_prior_of_their_scale(small_cfg):
+    model = build_model(
+        small_cfg(*SPACE, "MODEL.SPACE.SCALE_MEAN", [-0.7, 0.0, 0, 9], "MODEL.SPACE.SCALE_STD", 0.2)
+    )
+    torch.nn.init.zeros_(model.foreground.cell_parameters.weight)
+    cells = model.foreground(torch.rand(1, 3, 64, 64), 1.0)
+    torch.testing.assert_close(cells.z_scale.mean, torch.full((1, 16, 2), -0.7))
+    torch.testing.assert_close(cells.z_scale.std, torch.full((1, 16, 2), 0.2), atol=1e-3, rtol=0)

@@ -41,6 +41,14 @@ class Annealings:
         return {name: anneal(iteration) for name, anneal in vars(self).items()}
 
 
+def _check_annealings(annealings: Annealings) -> None:
+    prior, tau = annealings.pres_prior, annealings.tau
+    if not (0 < prior.start_value < 1 and 0 < prior.end_value < 1):
+        raise ValueError("MODEL.SPACE.PRES_PRIOR: both values must be above 0 and below 1.")
+    if tau.start_value <= 0 or tau.end_value <= 0:
+        raise ValueError("MODEL.SPACE.TAU: both values must be above 0.")
+
+
 @META_ARCH_REGISTRY.register()
 class SPACE(SceneModel):
     """Spatially parallel attention and component extraction.
@@ -94,6 +102,7 @@ class SPACE(SceneModel):
                 f"MODEL.RMONET.NUM_COMPONENTS is {self.num_components}: a grid of "
                 f"MODEL.SPACE.GRID_SIZE = {foreground.grid_size} has fewer objects to export."
             )
+        _check_annealings(annealings)
         self.foreground = foreground
         self.background = background
         self.annealings = annealings
@@ -207,10 +216,11 @@ class SPACE(SceneModel):
 
     def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
         storage = get_event_storage()
-        share = foreground.layers.alpha.detach().mean().item()
+        share = foreground.layers.alpha.detach().mean()
+        objects = (cells.pres_logits.detach() > 0).float().sum(dim=1).mean()
+        share, objects = torch.stack([share, objects]).tolist()
         storage.put_scalar("rmonet/foreground_share", share)
-        present = (cells.pres_logits.detach() > 0).float().sum(dim=1).mean().item()
-        storage.put_scalar("space/objects", present)
+        storage.put_scalar("space/objects", objects)
         for name, value in self.annealings.at(iteration).items():
             storage.put_scalar(f"space/{name}", value)
 
