@@ -59,15 +59,13 @@ def inference(args) -> dict:
 
 
 def memory(args) -> dict:
-    results = {}
-    for name in (PLAIN, BEST):
-        opts = [*args.opts, *training.VARIANTS[name]]
-        results[name] = {
-            "training": training.peak_memory(args.config_file, opts),
-            "inference": training.peak_memory(args.config_file, opts, False),
-        }
+    results = {
+        name: training.peak_memory(args.config_file, [*args.opts, *training.VARIANTS[name]])
+        for name in (PLAIN, BEST)
+    }
     print("\n## Peak memory that steps add, MiB\n")
-    print(table(["", "training", "inference"], ([k, *v.values()] for k, v in results.items())))
+    rows = ([name, v["training"], v["inference"]] for name, v in results.items())
+    print(table(["", "training", "inference"], rows))
     return results
 
 
@@ -147,16 +145,17 @@ def models(args) -> list[dict]:
     steps = {title: training.Step(training.config_of(*c)) for title, c in configs.items()}
     train = training.time_steps(steps, args.repeats, True)
     infer = training.time_steps(steps, args.repeats, False)
+    memory = {title: training.peak_memory(*config) for title, config in configs.items()}
     rows = [
         {
             "system": title,
             "parameters, million": training.count_parameters(steps[title]) / 1e6,
             "training images/s": train[title]["images_per_s"],
             "inference images/s": infer[title]["images_per_s"],
-            "training memory, MiB": training.peak_memory(*config),
-            "inference memory, MiB": training.peak_memory(*config, False),
+            "training memory, MiB": memory[title]["training"],
+            "inference memory, MiB": memory[title]["inference"],
         }
-        for title, config in configs.items()
+        for title in configs
     ]
     print(f"\n## All systems, the paper's tables for Multi-dSprites, batch of {args.batch_size}\n")
     print(table(list(rows[0]), (list(row.values()) for row in rows)))

@@ -161,34 +161,40 @@ def step_gflop(step: Step) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak_memory(config_file: str, opts: list, training: bool = True) -> float:
-    """MiB that steps add to a fresh process: the accelerator's, or the resident set on the CPU."""
+def peak_memory(config_file: str, opts: list) -> dict[str, float]:
+    """MiB that steps add to a fresh process: the accelerator's, or the resident set on the CPU.
+
+    Returns:
+        {"training": MiB, "inference": MiB}
+    """
     code = (
-        "import json, sys; from rmonet_d2.benchmark.training import measure_peak; "
-        "print(json.dumps(measure_peak(*json.loads(sys.argv[1]))))"
+        "import json, sys; from rmonet_d2.benchmark.training import measure_peaks; "
+        "print(json.dumps(measure_peaks(*json.loads(sys.argv[1]))))"
     )
-    arguments = json.dumps([config_file, opts, training])
+    arguments = json.dumps([config_file, opts])
     done = subprocess.run(
         [sys.executable, "-c", code, arguments], capture_output=True, text=True, check=True
     )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure_peak(config_file: str, opts: list, training: bool) -> float:
+def measure_peaks(config_file: str, opts: list) -> dict[str, float]:
     """For :func:`peak_memory`, in the process that is measured."""
     keep_freed_memory()
     step = Step(config_of(config_file, opts))
-    run = step if training else step.infer
-    step.model.train(training)
-    if step.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
+    on_gpu = step.device.type == "cuda"
+    # Inference first: training needs more, and what it freed would be there already.
+    before = 0.0 if on_gpu else _reset_peak()
+    peaks = {}
+    for name, run in (("inference", step.infer), ("training", step)):
+        step.model.train(name == "training")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         for _ in range(3):
             run()
-        return torch.cuda.max_memory_allocated() / 2**20
-    before = _reset_peak()
-    for _ in range(3):
-        run()
-    return _peak_resident() - before
+        peak = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else _peak_resident()
+        peaks[name] = peak - before
+    return peaks
 
 
 def _reset_peak() -> float:
