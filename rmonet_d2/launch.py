@@ -5,6 +5,7 @@ cores and talk over gloo, which Detectron2 0.6 refuses. A process that ``torchru
 joins the others. A mistake of the user in any process ends all of them with one line.
 """
 
+import gc
 import os
 import signal
 import socket
@@ -112,14 +113,14 @@ def _cpu_worker(local_rank: int, main: Callable, args, url: str) -> None:
         per_machine=args.num_gpus,
     )
     main(args)
-    dist.destroy_process_group()
+    _leave()
 
 
 def _run_under_torchrun(main: Callable, args) -> None:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     _join("env://", *(int(os.environ[name]) for name in names))
     main(args)
-    dist.destroy_process_group()
+    _leave()
 
 
 def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: int) -> None:
@@ -140,3 +141,16 @@ def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: in
     if has_gpu:
         torch.cuda.set_device(local_rank)
     comm.synchronize()
+
+
+def _leave() -> None:
+    """Leave the process group and end gloo's threads, which Detectron2's own references keep alive.
+
+    A gloo thread that lets go of a tensor while the interpreter is being torn down aborts the
+    process after its work is done ("terminate called without an active exception").
+    """
+    comm.synchronize()
+    dist.destroy_process_group()
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()
+    gc.collect()
