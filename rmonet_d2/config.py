@@ -168,6 +168,9 @@ def _add_iodine(cfg: CN) -> None:
     cfg.MODEL.IODINE = CN()
     # T, "iteration T".
     cfg.MODEL.IODINE.ITERATIONS = 5
+    # The log scale of the learned first posterior, before it has learned; its mean begins at 0.
+    # Greff et al. 2019 do not give one: 0 is that of the prior. With a lower one z is less noisy.
+    cfg.MODEL.IODINE.INIT_LOG_SCALE = 0.0
     # "decoder standard deviation", of all components.
     cfg.MODEL.IODINE.SIGMA = 0.1
     # A channel number for each 3x3 convolution of stride 2 of the refinement network.

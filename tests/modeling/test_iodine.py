@@ -3,14 +3,18 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch.distributions import Normal, kl_divergence
 
 from rmonet_d2.modeling.refinement import (
     SPATIAL_CHANNELS,
     RefinementNetwork,
+    keep_variance,
     normalized,
     spatial_inputs,
 )
+from rmonet_d2.modeling.vae import SpatialBroadcastDecoder
 from rmonet_d2.ops.mixture import gaussian_log_prob
 
 SMALL_IODINE = [
@@ -28,14 +32,14 @@ def make(small_cfg):
     return build
 
 
-def batch(size=3):
+def batch(count=3, size=(64, 64), **fields):
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (size, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    return [{"image": x} for x in images]
+    images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+    return [{"image": x, **fields} for x in images]
 
 
-def losses_of(model, inputs):
-    torch.manual_seed(0)
+def losses_of(model, inputs, seed=0):
+    torch.manual_seed(seed)
     with EventStorage(0):
         return model.train()(inputs)
 
@@ -76,12 +80,145 @@ def test_the_change_comes_from_the_hidden_state():
     assert not torch.allclose(change, network.head(cell))
 
 
+def test_signals_keep_their_scale_at_first():
+    """Masks of different z differ, and from place to place: not so with torch's weights."""
+    spreads = []
+    for prepare in (lambda *networks: None, keep_variance):
+        decoder = SpatialBroadcastDecoder(16, [32] * 5, (64, 64), 4, torch.nn.ELU)
+        refinement = RefinementNetwork([32, 32, 32], 128, 16)
+        prepare(decoder, refinement)
+        with torch.no_grad():
+            of_z = decoder.first.weight[:, :16].flatten(1).norm(dim=1).mean()
+            logits = decoder(torch.randn(64, 16))[1]
+            spreads.append((logits.mean(dim=(2, 3)).std(), logits.flatten(1).std(dim=1).mean()))
+    assert of_z == pytest.approx(1.0, rel=0.1)
+    assert all(0.1 < spread < 2.0 for spread in spreads[1])
+    assert all(5 * before < after for before, after in zip(*spreads, strict=True))
+
+
+def test_the_first_posterior_has_the_given_scale(make):
+    model = make("MODEL.IODINE.INIT_LOG_SCALE", -2.0)
+    assert model.first_posterior.tolist() == [0.0] * 4 + [-2.0] * 4
+    assert make().first_posterior.tolist() == [0.0] * 8
+
+
 def test_every_parameter_gets_a_gradient(make):
     model = make()
     losses = losses_of(model, batch())
     assert set(losses) == {"loss_nll", "loss_kl_z"}
     sum(losses.values()).backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def plain_losses(model, inputs):
+    """Greff et al. 2019, Algorithm 1: an image after the other, a component after the other."""
+    x = model.preprocess(inputs)
+    size, components, latents = len(x), model.num_components, len(model.first_posterior) // 2
+    torch.manual_seed(0)
+    noise = [torch.randn(size, components, latents) for _ in range(model.iterations)]
+    nll, kl = [], []
+    for i in range(size):
+        posterior = model.first_posterior.repeat(components, 1)
+        states = [None] * components
+        for t in range(model.iterations):
+            mu, log_scale = posterior.split(latents, dim=1)
+            z = mu + noise[t][i] * log_scale.exp()
+            decoded = [model.decoder(z[k : k + 1]) for k in range(components)]
+            x_k = torch.cat([mean for mean, _ in decoded])
+            logits = torch.cat([logit[:, 0] for _, logit in decoded])
+            density = Normal(x_k, 0.1).log_prob(x[i]).sum(dim=1)
+            terms = -(logits.log_softmax(dim=0) + density).logsumexp(dim=0).sum()
+            divergence = kl_divergence(Normal(mu, log_scale.exp()), Normal(0.0, 1.0)).sum()
+            nll.append((t + 1) / model.iterations * terms / size)
+            kl.append((t + 1) / model.iterations * divergence / size)
+            if t + 1 == model.iterations:
+                break
+            of_means, of_posterior = torch.autograd.grad(
+                terms + divergence, (x_k, posterior), retain_graph=True
+            )
+            image = x[i : i + 1]
+            maps = spatial_inputs(image, x_k[None], logits[None], model.sigma, of_means[None])
+            changes = []
+            for k in range(components):
+                gradient = normalized(of_posterior[k : k + 1], 1)
+                change, states[k] = model.refinement(
+                    maps[k : k + 1], posterior[k : k + 1], gradient, states[k]
+                )
+                changes.append(change)
+            posterior = posterior + torch.cat(changes)
+    return {"loss_nll": sum(nll), "loss_kl_z": sum(kl)}
+
+
+def test_losses_and_their_gradients_are_those_of_the_algorithm(make):
+    model = make("MODEL.RMONET.NUM_COMPONENTS", 3)
+    results = []
+    for losses in (losses_of(model, batch(2)), plain_losses(model, batch(2))):
+        parameters = list(model.parameters())
+        results.append((losses, torch.autograd.grad(sum(losses.values()), parameters)))
+    (fast, of_fast), (plain, of_plain) = results
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)
+    for ours, slow in zip(of_fast, of_plain, strict=True):
+        torch.testing.assert_close(ours, slow, rtol=1e-2, atol=2e-3 * slow.abs().max().item())
+
+
+def test_training_never_reads_ground_truth(make):
+    """Garbage where ground truth would be changes no loss by a bit."""
+    model = make()
+    instances = Instances((64, 64))
+    instances.gt_boxes = Boxes(torch.full((3, 4), float("nan")))
+    clean = losses_of(model, batch())
+    poisoned = losses_of(model, batch(instances=instances, annotations="garbage"))
+    other = losses_of(model, batch(), seed=1)
+    assert all(torch.equal(clean[name], poisoned[name]) for name in clean)
+    assert not any(torch.equal(clean[name], other[name]) for name in clean)
+
+
+def test_loss_unit_is_a_sum_or_a_mean_over_pixels(make):
+    whole = losses_of(make(), batch())
+    pixel = losses_of(make("MODEL.RMONET.LOSS_UNIT", "pixel"), batch())
+    for name, loss in whole.items():
+        torch.testing.assert_close(loss, pixel[name] * 64 * 64)
+
+
+def test_bfloat16_keeps_posteriors_and_likelihood_in_float32(make):
+    model = make()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = losses_of(model, batch())
+        found = model.infer(model.preprocess(batch()))
+    sum(losses.values()).backward()
+    plain = losses_of(model, batch())
+    assert all(f.posterior.dtype == f.nll.dtype == torch.float32 for f in found)
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, plain[name], rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(128, 128), (64, 96)])
+def test_other_image_sizes(make, size):
+    model = make("INPUT.IMAGE_SIZE", list(size), "MODEL.RMONET.NUM_COMPONENTS", 2)
+    assert all(torch.isfinite(loss) for loss in losses_of(model, batch(2, size)).values())
+    with torch.no_grad():
+        output = model.eval()(batch(1, size))[0]
+    assert output["masks"].shape == (2, *size)
+
+
+def test_instances_are_the_masks_but_the_last(make):
+    """Of the wanted size, with the tight boxes of the masks."""
+    model = make().eval()
+    found = model.infer(model.preprocess(batch(1)))[-1]
+    # Background but for two objects of 16 and of 8 columns.
+    found.mask_logits = torch.zeros(1, 6, 64, 64)
+    found.mask_logits[:, 3] = 10.0
+    found.mask_logits[:, 5, 20:30, 8:24] = 20.0
+    found.mask_logits[:, 1, 20:40, 24:32] = 20.0
+    (output,) = model.export(found, batch(1, height=32, width=128))
+    instances = output["instances"]
+    assert output["box_source"] == "mask" and not instances.has("proposal_boxes")
+    assert sorted(instances.components.tolist()) == [1, 4]
+    assert (instances.pred_classes == 0).all() and instances.image_size == (32, 128)
+    first = instances.components.tolist().index(4)
+    assert instances.pred_boxes.tensor[first].tolist() == [16, 10, 48, 15]
+    assert instances.pred_masks[first].sum() == 32 * 5
+    assert (output["masks"].argmax(dim=0) == 5).sum() == 64 * 64 - 160 - 160
 
 
 def test_later_iterations_count_more(make):
@@ -155,6 +292,10 @@ def test_learns_to_explain(make):
     assert losses["loss_nll"].item() < 0.8 * first
 
 
-def test_no_iterations_is_an_error(make):
-    with pytest.raises(ValueError, match="ITERATIONS"):
-        make("MODEL.IODINE.ITERATIONS", 0)
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("MODEL.IODINE.ITERATIONS", 0), ("MODEL.RMONET.LOSS_UNIT", "nonsense")],
+)
+def test_bad_values_name_the_key(make, key, value):
+    with pytest.raises(ValueError, match=key):
+        make(key, value)

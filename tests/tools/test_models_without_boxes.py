@@ -25,6 +25,10 @@ MODELS = {
         "MODEL.SPACE.GLIMPSE_DECODER_CHANNELS", "[8, 8, 8, 8]",
         "MODEL.SPACE.MASK_DECODER_CHANNELS", "[8, 8, 8, 8, 8, 8, 8]",
     ],
+    "IODINE": [
+        "MODEL.META_ARCHITECTURE", "IODINE", "MODEL.IODINE.REFINE_CHANNELS", "[8, 8]",
+        "MODEL.IODINE.REFINE_HIDDEN", "16", "MODEL.IODINE.ITERATIONS", "3",
+    ],
     "R-MONet without detection": [
         "MODEL.PROPOSAL_GENERATOR.NAME", "WholeImageRegions", "MODEL.FPN.IN_FEATURES", "['res5']",
         "MODEL.ROI_MASK_HEAD.INIT_LOGIT", "1.0",

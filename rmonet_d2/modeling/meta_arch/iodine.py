@@ -17,7 +17,12 @@ from torch import nn
 from rmonet_d2.modeling.batch_noise import of_own_images
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores
-from rmonet_d2.modeling.refinement import RefinementNetwork, normalized, spatial_inputs
+from rmonet_d2.modeling.refinement import (
+    RefinementNetwork,
+    keep_variance,
+    normalized,
+    spatial_inputs,
+)
 from rmonet_d2.modeling.vae import SpatialBroadcastDecoder
 from rmonet_d2.ops.divergence import gaussian_kl
 from rmonet_d2.ops.mixture import component_scales, mixture_nll
@@ -65,6 +70,7 @@ class IODINE(SceneModel):
         refinement: RefinementNetwork,
         latent_dim: int,
         iterations: int,
+        init_log_scale: float,
         sigma: float,
         **scene,
     ):
@@ -74,6 +80,7 @@ class IODINE(SceneModel):
             refinement: changes posteriors.
             latent_dim: D.
             iterations: T, at least 1.
+            init_log_scale: of the first posterior, before it has learned.
             sigma: scale of all components' Gaussians.
             **scene: of :class:`SceneModel`.
 
@@ -85,8 +92,10 @@ class IODINE(SceneModel):
             raise ValueError(f"MODEL.IODINE.ITERATIONS (T) is {iterations}: it must be at least 1.")
         self.decoder = decoder
         self.refinement = refinement
+        keep_variance(decoder, refinement)
         self.iterations = iterations
-        self.first_posterior = nn.Parameter(torch.zeros(2 * latent_dim))
+        first = torch.tensor([0.0, init_log_scale]).repeat_interleave(latent_dim)
+        self.first_posterior = nn.Parameter(first)
         noise = torch.randn(
             iterations,
             1,
@@ -115,6 +124,7 @@ class IODINE(SceneModel):
             ),
             "latent_dim": vae.LATENT_DIM,
             "iterations": iodine.ITERATIONS,
+            "init_log_scale": iodine.INIT_LOG_SCALE,
             "sigma": iodine.SIGMA,
             **cls.scene_args(cfg),
         }
@@ -203,26 +213,25 @@ class IODINE(SceneModel):
         numbers = torch.arange(self.num_components, device=masks.device)
         return (numbers == background[:, None]).int().argsort(dim=1, stable=True)
 
-    @torch.no_grad()
-    def _components(self, found: Iteration) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Masks, x_k and means of z_k, the background last."""
-        masks = found.mask_logits.softmax(dim=1)
+    def _ordered(self, masks: torch.Tensor, *parts: torch.Tensor) -> list[torch.Tensor]:
+        """Masks and other tensors (B, K, ...) with the background's part at the end."""
         order = self._background_last(masks)
         image = torch.arange(len(masks), device=masks.device)[:, None]
-        mu = found.posterior.float().chunk(2, dim=1)[0].unflatten(0, masks.shape[:2])
-        return masks[image, order], found.x_k[image, order], mu[image, order]
+        return [part[image, order] for part in (masks, *parts)]
 
     @torch.no_grad()
     def export(self, found: Iteration, batched_inputs: list[dict]) -> list[dict]:
         """The output contract, see :meth:`SceneModel.results`."""
-        masks, x_k, mu = self._components(found)
-        reconstruction = (masks[:, :, None] * x_k).sum(dim=1)
+        masks = found.mask_logits.softmax(dim=1)
+        reconstruction = (masks[:, :, None] * found.x_k).sum(dim=1)
+        mu = found.posterior.float().chunk(2, dim=1)[0].unflatten(0, masks.shape[:2])
+        masks, x_k, mu = self._ordered(masks, found.x_k, mu)
         return self.results(batched_inputs, masks, x_k, reconstruction, mu, mask_scores(masks))
 
     @torch.no_grad()
     def visualize(self, x: torch.Tensor, found: Iteration, num_images: int = 4) -> None:
         """Put a picture of the first images of a training step into the event storage."""
-        masks, x_k, _ = self._components(found)
+        masks, x_k = self._ordered(found.mask_logits.softmax(dim=1), found.x_k)
         scenes = [
             {
                 "image": x[i],
