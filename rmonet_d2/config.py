@@ -168,8 +168,8 @@ def _add_iodine(cfg: CN) -> None:
     cfg.MODEL.IODINE = CN()
     # T, "iteration T".
     cfg.MODEL.IODINE.ITERATIONS = 5
-    # The log scale of the learned first posterior, before it has learned; its mean begins at 0.
-    # Greff et al. 2019 do not give one: 0 is that of the prior. With a lower one z is less noisy.
+    # Where the log scale of the learned first posterior begins; its mean begins at 0. The table
+    # does not say: 0, as the prior's. With a lower one z is less noisy at first.
     cfg.MODEL.IODINE.INIT_LOG_SCALE = 0.0
     # "decoder standard deviation", of all components.
     cfg.MODEL.IODINE.SIGMA = 0.1
