@@ -81,9 +81,10 @@ def parts(args) -> dict:
 def pseudo_labels(args) -> dict:
     device = torch.device(args.device)
     rows = []
-    for size, cumulative in ((64, False), (64, True), (128, True)):
+    for size, components, cumulative in ((64, 6, False), (64, 6, True), (128, 7, False)):
+        options = {"min_size": 3, "cumulative": cumulative}
         rows.append(
-            compare_hooks(64, 6, size, args.repeats, device, min_size=3, cumulative=cumulative)
+            compare_hooks(64, components, size, args.repeats, device, **options)
             | {"cumulative": cumulative}
         )
     print("\n## Pseudo labels, batched and with scikit-image\n")

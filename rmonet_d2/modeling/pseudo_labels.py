@@ -38,8 +38,8 @@ from rmonet_d2.ops.components import box_means, class_component_boxes, grouped_n
 from rmonet_d2.ops.multi_otsu import (
     RESOLUTION,
     classify,
-    foreground_rows,
-    mask_rows,
+    foreground_segments,
+    mask_segments,
     multi_otsu_thresholds,
 )
 
@@ -149,33 +149,38 @@ class BatchedMultiOtsu(PseudoLabels):
     """
 
     def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
-        num_images, num_masks, *size = masks.shape
+        num_images, _, *size = masks.shape
+        # 7 % faster than no_grad: the work is in many small operations.
+        with torch.inference_mode():
+            found = self._find(masks, limits)
+        # Ordinary tensors, which a loss may save for its gradient.
+        image, *fields = (field.clone() for field in found)
+        counts = torch.bincount(image, minlength=num_images).tolist()
+        images = zip(*(field.split(counts) for field in fields), strict=True)
+        return [_instances(size, *image) for image in images]
+
+    def _find(self, masks: torch.Tensor, limits: BoxLimits) -> tuple[torch.Tensor, ...]:
+        """Image, box, score and mask of the M labels, ordered by image and descending score."""
+        num_masks = masks.shape[1]
         flat = masks.flatten(0, 1)
-        rows = mask_rows(flat, self.min_value)
-        thresholds = multi_otsu_thresholds(rows, self.num_classes, self.num_bins)
-        thresholds = thresholds.masked_fill((rows.high < self.min_peak)[:, None], torch.inf)
-        rows = foreground_rows(rows, thresholds)
+        segments = mask_segments(flat, self.min_value)
+        thresholds = multi_otsu_thresholds(segments, self.num_classes, self.num_bins)
+        thresholds = thresholds.masked_fill((segments.high < self.min_peak)[:, None], torch.inf)
+        foreground = foreground_segments(segments, thresholds)
         plane, boxes = class_component_boxes(
-            rows.index,
-            classify(rows, thresholds),
+            foreground.index,
+            classify(foreground, thresholds),
             self.num_classes,
-            rows.shape,
+            segments.shape,
             self.cumulative,
         )
         kept = self._has_good_shape(boxes, limits.min_size).nonzero().squeeze(1)
         mask, boxes = plane.index_select(0, kept) % len(flat), boxes.index_select(0, kept)
-        scores = box_means(rows, mask, boxes).float()
+        scores = box_means(segments, mask, boxes).float()
         kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
-        mask = mask.index_select(0, kept)
+        mask, boxes = mask.index_select(0, kept), boxes.index_select(0, kept).float()
         image = mask // num_masks
-        fields = (
-            boxes.index_select(0, kept).float(),
-            scores.index_select(0, kept),
-            mask - image * num_masks,
-        )
-        counts = torch.bincount(image, minlength=num_images).tolist()
-        images = zip(*(field.split(counts) for field in fields), strict=True)
-        return [_instances(size, *image) for image in images]
+        return image, boxes, scores.index_select(0, kept), mask - image * num_masks
 
     def _has_good_shape(self, boxes: torch.Tensor, min_size: float) -> torch.Tensor:
         """(M,) bool for (M, 4) boxes."""

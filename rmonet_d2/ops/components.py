@@ -1,11 +1,11 @@
 """Connected components of many planes at once, their tight boxes and box means (Sec. 3.4).
 
 Shape shorthand:
-    N: masks.  H, W: size.  T: listed rows.  L: planes of one mask, one per foreground class.
-    S: runs.  M: components.
+    N: masks.  H, W: size.  L: planes of one mask, one per foreground class.
+    T: listed segments of E pixels, W / E of them in a row.  S: runs.  M: components.
 
 Components are 8-connected, as ``skimage.measure.label``'s default. The unit of work is a run, a
-maximal row segment of pixels of one plane: there are far fewer runs than pixels. Runs are joined
+maximal piece of a row of pixels of one plane: there are far fewer runs than pixels. Runs are joined
 by hooking the larger root to the smaller one and shortening paths, so the number of rounds grows
 with the logarithm of the length of a component, and a round handles all planes together.
 """
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from rmonet_d2.ops.multi_otsu import MaskRows
+from rmonet_d2.ops.multi_otsu import MaskSegments
 
 # Box pairs that are compared at once in NMS.
 _MAX_PAIRS = 1 << 22
@@ -60,8 +60,9 @@ def class_component_boxes(
     """Components of the pixels of each class c >= 1 of N masks.
 
     Args:
-        index: (T,) int64, ascending, n * H + y: the listed rows. All other pixels are of class 0.
-        classes: (T, W) int8, the class of each pixel of these rows.
+        index: (T,) int64, ascending, (n * H + y) * W / E + x / E: the listed segments. All other
+            pixels are of class 0.
+        classes: (T, E) int8, the class of each pixel of these segments.
         num_classes: C; classes are in [0, C).
         shape: (N, H, W).
         cumulative: components of the pixels of class c or a higher one.
@@ -100,38 +101,53 @@ def label_components(binary: torch.Tensor) -> torch.Tensor:
     return labels
 
 
-def box_means(rows: MaskRows, mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+def box_means(segments: MaskSegments, mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     """Mean of a mask over each box. One host synchronisation.
 
     Args:
-        rows: N masks of size (H, W).
+        segments: N masks of size (H, W).
         mask: (M,) int64, the mask of each box.
-        boxes: (M, 4) int64, x0, y0, x1, y1 inside the mask, not empty; each of its rows is listed.
+        boxes: (M, 4) int64, x0, y0, x1, y1 inside the mask, not empty.
 
     Returns:
-        (M,) float64. All sums are exact if the values are in {0} or [2^-10, 1], so that the result
-        depends on nothing but the pixels in the box.
+        (M,) float64. All sums are exact, so that the result depends on nothing but the pixels in
+        the box, if the values are in {0} or [2^-10, 1] and all masks together sum to at most 2^19.
     """
-    num_masks, height, width = rows.shape
-    sums = rows.values.double().cumsum_(1).flatten()
-    integer = torch.int32 if max(sums.numel(), num_masks * height) < 2**31 else torch.int64
-    numbers = torch.arange(len(rows.index), dtype=integer, device=boxes.device)
-    listed = numbers.new_zeros(num_masks * height).index_copy_(0, rows.index, numbers)
+    num_masks, height, width = segments.shape
+    length = segments.values.shape[1]
+    in_row = width // length
+    # The sum within a segment up to each pixel, and that of all listed segments before it.
+    sums = segments.values.double().cumsum_(1)
+    sums_before = sums.new_zeros(len(sums) + 1)
+    torch.cumsum(sums[:, -1], 0, out=sums_before[1:])
+    sums = sums.flatten()
+    integer = torch.int32 if num_masks * height * (width + 1) < 2**31 else torch.int64
+    listed = boxes.new_zeros(num_masks * height * in_row + 1, dtype=torch.bool)
+    listed[:-1].index_fill_(0, segments.index, True)
+    before = listed.cumsum(0, dtype=integer).sub_(listed.to(integer))
 
     mask = mask.to(integer)
     x0, y0, x1, y1 = boxes.to(integer).unbind(1)
     heights = y1 - y0
-    # Rows of a component's box are all active, so they are neighbours in the list.
-    start = listed.index_select(0, mask * height + y0) * width
     box = torch.arange(len(boxes), dtype=integer, device=boxes.device).repeat_interleave(heights)
-    before = heights.cumsum(0, dtype=integer) - heights
-    step = torch.arange(len(box), dtype=integer, device=boxes.device) - before.index_select(0, box)
-    start = start.index_select(0, box) + step * width
-    left, right = x0.index_select(0, box), x1.index_select(0, box)
-    outside = sums.index_select(0, start + (left - 1).clamp_(min=0))
-    row_sums = sums.index_select(0, start + right - 1) - torch.where(left > 0, outside, 0.0)
+    first = (mask * height + y0) - (heights.cumsum(0, dtype=integer) - heights)
+    row = first.index_select(0, box)
+    row += torch.arange(len(box), dtype=integer, device=boxes.device)
+
+    def sum_before(x: torch.Tensor) -> torch.Tensor:
+        x = x.index_select(0, box)
+        block = x // length
+        segment = row * in_row + block
+        number = before.index_select(0, segment)
+        inside = x - block * length
+        # What is not listed is 0.
+        counts = (inside > 0) & listed.index_select(0, segment)
+        partial = sums.index_select(0, torch.where(counts, number * length + inside - 1, 0))
+        return sums_before.index_select(0, number) + partial * counts
+
     total = torch.zeros(len(boxes), dtype=torch.float64, device=boxes.device)
-    return total.index_add_(0, box, row_sums) / (heights * (x1 - x0))
+    total.index_add_(0, box, sum_before(x1) - sum_before(x0))
+    return total / (heights * (x1 - x0))
 
 
 def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> torch.Tensor:
@@ -163,10 +179,9 @@ def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> t
 
 def _keep_greedily(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
     """(G, n) bool for G groups of n boxes (G, n, 4), first ones first."""
-    corners = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
-    corners -= torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
-    shared = corners.clamp_(min=0).prod(3)
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(2)
+    x0, y0, x1, y1 = boxes.movedim(2, 0).contiguous()
+    areas = (x1 - x0) * (y1 - y0)
+    shared = _shared_lengths(x0, x1).mul_(_shared_lengths(y0, y1))
     union = areas[:, :, None] + areas[:, None] - shared
     # [g, j, i]: box i comes before box j and would suppress it.
     suppresses = (shared / union > threshold).tril_(-1)
@@ -176,6 +191,12 @@ def _keep_greedily(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
         if torch.equal(updated, keep):
             return keep
         keep = updated
+
+
+def _shared_lengths(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+    """(G, n, n) lengths of the intersections of each group's intervals, (G, n) each."""
+    lengths = torch.minimum(end[:, :, None], end[:, None])
+    return lengths.sub_(torch.maximum(start[:, :, None], start[:, None])).clamp_(min=0)
 
 
 def _all_rows(binary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -193,11 +214,12 @@ def _find_runs(
 ) -> _Runs:
     """The runs of :func:`class_component_boxes`'s planes, ordered by plane, row and column."""
     num_masks, height, width = shape
-    stride = width + 1
-    # Rows end with a 0, and one more 0 precedes the first: segments of equal class tile the list.
+    length = classes.shape[1]
+    stride = length + 1
+    # Segments end with a 0, and one more 0 precedes the first: stretches of one class tile the list.
     cells = classes.new_zeros(len(index) * stride + 1)
-    cells[1:].view(len(index), stride)[:, :width] = classes
-    positions = (num_classes - 1) * num_masks * (height + 1) * stride
+    cells[1:].view(len(index), stride)[:, :length] = classes
+    positions = (num_classes - 1) * num_masks * (height + 1) * (width // length) * stride
     integer = torch.int32 if positions < 2**31 else torch.int64
     bounds = (cells[1:] ^ cells[:-1]).bool().nonzero().squeeze(1).to(integer)
     class_ = cells[1:].index_select(0, bounds)
@@ -206,15 +228,29 @@ def _find_runs(
     inside = class_ >= levels if cumulative else class_ == levels
     changes = inside.clone()
     changes[:, 1:] ^= inside[:, :-1]
-    # The last segment is of class 0, so each plane has as many ends as starts, alternating.
+    # The last stretch is of class 0, so each plane has as many ends as starts, alternating.
     change = changes.flatten().nonzero().squeeze(1).to(integer)
     level = change[0::2] // max(len(bounds), 1)
     start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
     listed = start // stride
-    first = start - listed * stride
-    row = index.to(integer).index_select(0, listed)
+    segment = index.to(integer).index_select(0, listed)
+    row = segment // (width // length)
+    first = start - listed * stride + (segment - row * (width // length)) * length
     mask = row // height
-    return _Runs(level * num_masks + mask, row - mask * height, first, first + (end - start) - 1)
+    last = first + (end - start) - 1
+    runs = _Runs(level * num_masks + mask, row - mask * height, first, last)
+    return runs if length == width else _join_pieces(runs)
+
+
+def _join_pieces(runs: _Runs) -> _Runs:
+    """Make one run of those that touch within a row, at the bounds of segments."""
+    plane, row, first, last = runs
+    joined = torch.zeros_like(first, dtype=torch.bool)
+    joined[1:] = (last[:-1] + 1 == first[1:]) & (row[:-1] == row[1:]) & (plane[:-1] == plane[1:])
+    starts = (~joined).nonzero().squeeze(1)
+    ends = (~joined.roll(-1)).nonzero().squeeze(1)
+    plane, row, first = (field.index_select(0, starts) for field in (plane, row, first))
+    return _Runs(plane, row, first, last.index_select(0, ends))
 
 
 def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:

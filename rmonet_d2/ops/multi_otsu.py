@@ -1,7 +1,8 @@
 """Multi-Otsu thresholds of a batch of masks (Sec. 3.4, App. B), equal to scikit-image's.
 
 Shape shorthand:
-    N: masks.  H, W: mask size, P = H W pixels.  T: active rows, listed over all masks.
+    N: masks.  H, W: mask size, P = H W pixels.  S = W / E: segments of a row.
+    T: active segments of E pixels, listed over all masks.
     C: classes.  D: bins of the histogram of one mask.
 
 ``skimage.filters.threshold_multiotsu`` (Liao et al. 2001) is followed to the last bit, because
@@ -10,8 +11,8 @@ the same order of additions, and the first of several maxima. That includes two 
 scikit-image's table of between-class variances: bin 0 has level 1, as bin 1 has, and a class of
 bin 0 alone counts as 0.
 
-Training masks are exactly 0 outside their regions, so the work per pixel is done for the rows that
-are not all 0 (:class:`MaskRows`).
+Training masks are exactly 0 outside their regions, so the work per pixel is done for the pieces of
+rows that are not all 0 (:class:`MaskSegments`).
 """
 
 from functools import lru_cache
@@ -24,17 +25,20 @@ import torch.nn.functional as F
 # A mask whose values differ by at most D times this, relative to its peak, is taken as constant: it
 # is rounding that would separate the edges of its bins.
 RESOLUTION = 2.0**-20
+# Pixels of a segment. Shorter ones list fewer pixels, and take longer to find and to join again.
+_SEGMENT = 64
 # Elements of the largest temporary when all threshold combinations of many bins are compared.
 _MAX_ELEMENTS = 1 << 23
 
 
-class MaskRows(NamedTuple):
-    """The T active rows of N masks; all other rows are 0.
+class MaskSegments(NamedTuple):
+    """The T active segments of the rows of N masks; all other segments are 0.
 
     Attributes:
-        index: (T,) int64, ascending, mask * H + y.
+        index: (T,) int64, ascending, (mask * H + y) * S + x / E.
         mask: (T,) int64.
-        values: (T, W) float32.
+        values: (T, E) float32.
+        peaks: (T,) float32, the largest value of each.
         low, high: (N,) float32, smallest and largest value of each mask; NaN if it has a NaN.
         shape: (N, H, W).
     """
@@ -42,37 +46,44 @@ class MaskRows(NamedTuple):
     index: torch.Tensor
     mask: torch.Tensor
     values: torch.Tensor
+    peaks: torch.Tensor
     low: torch.Tensor
     high: torch.Tensor
     shape: tuple[int, int, int]
 
 
-def mask_rows(masks: torch.Tensor, min_value: float = 0.0) -> MaskRows:
-    """Set values of (N, H, W) masks below ``min_value`` to 0 and list the rows that are not all 0.
+def mask_segments(masks: torch.Tensor, min_value: float = 0.0) -> MaskSegments:
+    """Set values of (N, H, W) masks below ``min_value`` to 0; list the segments that are not all 0.
 
-    One host synchronisation.
+    A segment with a NaN or an infinity is listed with values of 0: its mask can be told by ``low``
+    and ``high``, and sums over other masks are not touched. Two host synchronisations.
     """
     num_masks, height, width = masks.shape
-    rows = masks.detach().float().reshape(num_masks * height, width)
-    peaks = rows.amax(1)
+    length = _SEGMENT if width % _SEGMENT == 0 else width
+    segments = masks.detach().float().reshape(-1, length)
+    peaks = segments.amax(1)
     peaks = torch.where(peaks < min_value, 0.0, peaks)
     index = peaks.nonzero().squeeze(1)
-    values = rows.index_select(0, index)
+    values = segments.index_select(0, index)
     # What is greater than the number before min_value is at least min_value.
     before = float(np.nextafter(np.float32(min_value), np.float32(-np.inf)))
     F.threshold(values, before, 0.0, inplace=True)
     low = torch.zeros_like(peaks).index_copy_(0, index, values.amin(1))
-    low, high = low.view(num_masks, height).amin(1), peaks.view(num_masks, height).amax(1)
-    return MaskRows(index, index // height, values, low, high, (num_masks, height, width))
+    per_mask = height * width // length
+    low, high = low.view(num_masks, per_mask).amin(1), peaks.view(num_masks, per_mask).amax(1)
+    mask = index // per_mask
+    peaks = peaks.index_select(0, index)
+    values.index_fill_(0, (~peaks.isfinite()).nonzero().squeeze(1), 0.0)
+    return MaskSegments(index, mask, values, peaks, low, high, (num_masks, height, width))
 
 
 def multi_otsu_thresholds(
-    masks: MaskRows | torch.Tensor, num_classes: int, num_bins: int
+    masks: MaskSegments | torch.Tensor, num_classes: int, num_bins: int
 ) -> torch.Tensor:
     """Multi-Otsu thresholds of every mask.
 
     Args:
-        masks: (N, H, W) float masks with values >= 0, or their :class:`MaskRows`.
+        masks: (N, H, W) float masks with values >= 0, or their :class:`MaskSegments`.
         num_classes: C >= 2.
         num_bins: D >= 2, bins between the smallest and the largest value of a mask.
 
@@ -91,9 +102,9 @@ def multi_otsu_thresholds(
         raise ValueError(
             f"Multi-Otsu needs at least 2 classes and 2 bins, got {num_classes} and {num_bins}."
         )
-    rows = masks if isinstance(masks, MaskRows) else mask_rows(masks)
-    edges = _histogram_edges(rows.low, rows.high, num_bins)
-    counts = _histograms(rows, edges)
+    segments = masks if isinstance(masks, MaskSegments) else mask_segments(masks)
+    edges = _histogram_edges(segments.low, segments.high, num_bins)
+    counts = _histograms(segments, edges)
     occupied = counts > 0
     num_occupied = occupied.sum(1, keepdim=True)
 
@@ -105,29 +116,29 @@ def multi_otsu_thresholds(
         best = _best_bins(counts, num_classes)
         bins = torch.where(num_occupied > num_classes, best, bins)
     centres = (edges[:, :-1] + edges[:, 1:]) / 2
-    missing = (order >= num_occupied - 1) | ~_has_contrast(rows, num_bins)[:, None]
+    missing = (order >= num_occupied - 1) | ~_has_contrast(segments, num_bins)[:, None]
     return centres.gather(1, bins).masked_fill(missing, torch.inf)
 
 
-def foreground_rows(rows: MaskRows, thresholds: torch.Tensor) -> MaskRows:
-    """The rows that reach the first of their mask's thresholds (N, C - 1); ``low`` and ``high``
+def foreground_segments(segments: MaskSegments, thresholds: torch.Tensor) -> MaskSegments:
+    """The segments that reach the first of their mask's thresholds (N, C - 1); ``low`` and ``high``
     stay those of the masks. One host synchronisation."""
-    kept = rows.values.amax(1) >= thresholds[:, 0].index_select(0, rows.mask)
+    kept = segments.peaks >= thresholds[:, 0].index_select(0, segments.mask)
     kept = kept.nonzero().squeeze(1)
-    index, mask, values = (field.index_select(0, kept) for field in rows[:3])
-    return rows._replace(index=index, mask=mask, values=values)
+    fields = (field.index_select(0, kept) for field in segments[:4])
+    return MaskSegments(*fields, *segments[4:])
 
 
-def classify(rows: MaskRows, thresholds: torch.Tensor) -> torch.Tensor:
-    """(T, W) int8 classes: the number of a mask's thresholds (N, C - 1) not above each value.
+def classify(segments: MaskSegments, thresholds: torch.Tensor) -> torch.Tensor:
+    """(T, E) int8 classes: the number of a mask's thresholds (N, C - 1) not above each value.
 
     As ``numpy.digitize``; +inf thresholds are never reached.
     """
-    thresholds = thresholds.t().contiguous().index_select(1, rows.mask).unsqueeze(2)
-    classes = _at_least(rows.values, thresholds[0]).to(torch.int8)
+    thresholds = thresholds.t().contiguous().index_select(1, segments.mask).unsqueeze(2)
+    classes = _at_least(segments.values, thresholds[0])
     for threshold in thresholds[1:]:
-        classes += _at_least(rows.values, threshold).to(torch.int8)
-    return classes
+        classes += _at_least(segments.values, threshold)
+    return classes.to(torch.int8)
 
 
 def _at_least(values: torch.Tensor, bound: torch.Tensor | float) -> torch.Tensor:
@@ -135,10 +146,10 @@ def _at_least(values: torch.Tensor, bound: torch.Tensor | float) -> torch.Tensor
     return torch.ge(values, bound, out=torch.empty_like(values))
 
 
-def _has_contrast(rows: MaskRows, num_bins: int) -> torch.Tensor:
+def _has_contrast(segments: MaskSegments, num_bins: int) -> torch.Tensor:
     """(N,) bool: the mask is finite and has more than one value."""
-    extent = rows.high - rows.low
-    return (extent > num_bins * RESOLUTION * rows.high) & (extent < torch.inf)
+    extent = segments.high - segments.low
+    return (extent > num_bins * RESOLUTION * segments.high) & (extent < torch.inf)
 
 
 def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
@@ -150,15 +161,15 @@ def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> to
     return edges
 
 
-def _histograms(rows: MaskRows, edges: torch.Tensor) -> torch.Tensor:
+def _histograms(segments: MaskSegments, edges: torch.Tensor) -> torch.Tensor:
     """(N, D) int64 histograms of all P pixels; meaningless for masks without contrast."""
-    num_masks, height, width = rows.shape
-    inner = edges[:, 1:-1].t().contiguous().index_select(1, rows.mask).unsqueeze(2)
-    # Pixels at or above each edge. The rows that are not listed are 0: only above the first.
+    num_masks, height, width = segments.shape
+    inner = edges[:, 1:-1].t().contiguous().index_select(1, segments.mask).unsqueeze(2)
+    # Pixels at or above each edge. The segments that are not listed are 0: only above the first.
     at_least = edges.new_zeros(edges.shape[1], num_masks)
     at_least[0] = height * width
     for edge, count in zip(inner, at_least[1:-1], strict=True):
-        count.index_add_(0, rows.mask, _at_least(rows.values, edge).sum(1))
+        count.index_add_(0, segments.mask, _at_least(segments.values, edge).sum(1))
     return (at_least[:-1] - at_least[1:]).t().long()
 
 

@@ -13,7 +13,7 @@ from rmonet_d2.ops.components import (
     grouped_nms,
     label_components,
 )
-from rmonet_d2.ops.multi_otsu import mask_rows
+from rmonet_d2.ops.multi_otsu import mask_segments
 
 
 def flood_fill(plane: np.ndarray) -> np.ndarray:
@@ -118,6 +118,24 @@ def test_components_of_classes(cumulative):
     assert as_rows(found) == expected_components(labels)
 
 
+@pytest.mark.parametrize("cumulative", [False, True])
+@pytest.mark.parametrize("length", [1, 8, 32])
+def test_components_of_segments(length, cumulative):
+    """Runs that cross the bounds of segments, and touch across the ends of rows, which does not
+    join them."""
+    generator = torch.Generator().manual_seed(3)
+    classes = torch.randint(0, 3, (9, 16, 8), generator=generator, dtype=torch.int8)
+    classes = classes.repeat_interleave(4, dim=2)
+    classes[3, :, 8:16] = 0
+    segments = classes.view(-1, length)
+    index = segments.any(1).nonzero().squeeze(1)
+    assert length == 32 or len(index) < len(segments)
+    found = class_component_boxes(index, segments[index], 3, tuple(classes.shape), cumulative)
+    planes = [classes >= c if cumulative else classes == c for c in (1, 2)]
+    labels = np.stack([label(plane) for plane in torch.cat(planes).numpy()])
+    assert as_rows(found) == expected_components(labels)
+
+
 def test_no_pixels():
     for shape in ((0, 4, 4), (3, 4, 4)):
         binary = torch.zeros(shape, dtype=torch.bool)
@@ -126,19 +144,23 @@ def test_no_pixels():
         assert label_components(binary).shape == shape and not label_components(binary).any()
 
 
-def test_box_means_are_exact():
+@pytest.mark.parametrize("width", [26, 128])
+def test_box_means_are_exact(width):
     """Equal to a mean in float64 to the last bit, though summed in another order."""
     generator = torch.Generator().manual_seed(4)
-    masks = torch.rand(20, 30, 26, generator=generator)
+    masks = torch.rand(20, 30, width, generator=generator)
     masks = torch.where(masks < 0.001, 0.0, masks)
     masks[:, :3] = 0
+    masks[::3, :, width // 3 :] = 0
+    masks[7, 5, 5] = torch.nan
     mask = torch.randint(0, 20, (300,), generator=generator)
-    ranges = ((0, 25), (3, 29))
+    mask[mask == 7] = 8
+    ranges = ((0, width - 1), (0, 29))
     low = torch.stack([torch.randint(*pair, (300,), generator=generator) for pair in ranges])
     size = torch.stack([torch.randint(1, 30, (300,), generator=generator) for _ in range(2)])
-    high = torch.minimum(low + size, torch.tensor([26, 30])[:, None])
+    high = torch.minimum(low + size, torch.tensor([width, 30])[:, None])
     boxes = torch.cat([low, high]).t()
-    means = box_means(mask_rows(masks), mask, boxes)
+    means = box_means(mask_segments(masks), mask, boxes)
     expected = [
         masks[n, y0:y1, x0:x1].double().mean().item()
         for n, (x0, y0, x1, y1) in zip(mask.tolist(), boxes.tolist(), strict=True)

@@ -10,8 +10,8 @@ from skimage.filters import threshold_multiotsu
 
 from rmonet_d2.ops.multi_otsu import (
     classify,
-    foreground_rows,
-    mask_rows,
+    foreground_segments,
+    mask_segments,
     multi_otsu_thresholds,
 )
 
@@ -115,26 +115,27 @@ def test_few_values():
     assert (multi_otsu_thresholds(masks, 3, 5)[4] == torch.inf).all()
 
 
-def test_classes_are_those_of_digitize():
-    masks = some_masks(5, 20, 12, 17)
+@pytest.mark.parametrize("width", [17, 128])
+def test_classes_are_those_of_digitize(width):
+    masks = some_masks(5, 20, 12, width)
     thresholds = multi_otsu_thresholds(masks, 3, 5)
-    rows = foreground_rows(mask_rows(masks), thresholds)
-    classes = torch.zeros(masks.shape, dtype=torch.int8).flatten(0, 1)
-    classes[rows.index] = classify(rows, thresholds)
+    segments = foreground_segments(mask_segments(masks), thresholds)
+    classes = torch.zeros(masks.shape, dtype=torch.int8).view(-1, segments.values.shape[1])
+    classes[segments.index] = classify(segments, thresholds)
     expected = [np.digitize(mask, bins) for mask, bins in zip(masks, thresholds, strict=True)]
     assert (classes.view(masks.shape).numpy() == np.stack(expected)).all()
-    assert len(rows.index) < masks.shape[0] * masks.shape[1]
+    assert len(segments.index) < len(classes)
 
 
 def test_values_below_the_minimum_become_zero():
     low, limit = 0.00099999, float(np.float32(0.001))
     masks = torch.tensor([[[low, limit, 0.5], [low, -1.0, 0.0], [0.3, 0.0, low]]])
-    rows = mask_rows(masks, 0.001)
-    assert rows.index.tolist() == [0, 2]
-    assert rows.values.tolist() == torch.tensor([[0, limit, 0.5], [0.3, 0, 0]]).tolist()
-    assert (rows.low.tolist(), rows.high.tolist()) == ([0.0], [0.5])
-    assert mask_rows(masks + 1).low.tolist() == [0.0]
-    assert mask_rows(masks + 2).low.tolist() == [1.0]
+    segments = mask_segments(masks, 0.001)
+    assert segments.index.tolist() == [0, 2]
+    assert segments.values.tolist() == torch.tensor([[0, limit, 0.5], [0.3, 0, 0]]).tolist()
+    assert (segments.low.tolist(), segments.high.tolist()) == ([0.0], [0.5])
+    assert mask_segments(masks + 1).low.tolist() == [0.0]
+    assert mask_segments(masks + 2).low.tolist() == [1.0]
 
 
 def test_bad_arguments():
