@@ -216,7 +216,7 @@ def _find_runs(
     num_masks, height, width = shape
     length = classes.shape[1]
     stride = length + 1
-    # Segments end with a 0, and one more 0 precedes the first: stretches of one class tile the list.
+    # Segments end with a 0, and one more 0 precedes the first: pieces of one class tile the list.
     cells = classes.new_zeros(len(index) * stride + 1)
     cells[1:].view(len(index), stride)[:, :length] = classes
     positions = (num_classes - 1) * num_masks * (height + 1) * (width // length) * stride
@@ -228,7 +228,7 @@ def _find_runs(
     inside = class_ >= levels if cumulative else class_ == levels
     changes = inside.clone()
     changes[:, 1:] ^= inside[:, :-1]
-    # The last stretch is of class 0, so each plane has as many ends as starts, alternating.
+    # The last piece is of class 0, so each plane has as many ends as starts, alternating.
     change = changes.flatten().nonzero().squeeze(1).to(integer)
     level = change[0::2] // max(len(bounds), 1)
     start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
