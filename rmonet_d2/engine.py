@@ -174,8 +174,9 @@ def non_finite_loss(losses: dict[str, float], iteration: int) -> str | None:
         return None
     return (
         f"iteration {iteration}: {', '.join(bad)} is not finite; training stops before the weights "
-        "are changed. The last checkpoint in OUTPUT_DIR is good: lower SOLVER.BASE_LR or "
-        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or turn SOLVER.AMP off, and start from it with --resume."
+        "are changed. The last checkpoint in OUTPUT_DIR is good: lower SOLVER.BASE_LR (SPACE's: "
+        "SOLVER.FG_LR and BG_LR) or SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or turn SOLVER.AMP off, and "
+        "start from it with --resume."
     )
 
 
