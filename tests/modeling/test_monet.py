@@ -1,20 +1,17 @@
 """MONet: losses against a slow reference, gradients, the output contract, and its limits."""
 
+import functools
+
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch.distributions import Categorical, Normal, kl_divergence
+from training_steps import MONET, batch, small_monet, train_losses
 
 from rmonet_d2.modeling.attention import recurrent_log_masks
 from rmonet_d2.solver import build_optimizer
 
-MONET = (
-    "MODEL.META_ARCHITECTURE", "MONet",
-    "MODEL.MONET.UNET_CHANNELS", [4, 4, 8, 8, 8], "MODEL.MONET.UNET_MLP_DIM", 16,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV", 1,
-)  # fmt: skip
 NETWORKS = ("UNetAttention", "FPNAttention", "FPNUNetAttention")
 LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask"}
 
@@ -22,59 +19,7 @@ LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask"}
 @pytest.fixture
 def monet(small_cfg):
     """(KEY, VALUE, ...) -> a small MONet whose masks are far from equal."""
-
-    def make(*opts):
-        model = build_model(small_cfg(*MONET, *opts))
-        network = model.attention
-        predictors = [m for name, m in network.named_modules() if name.endswith("predictor")]
-        torch.nn.init.normal_(predictors[0].weight, std=0.7)
-        return model
-
-    return make
-
-
-def batch(count=3, size=(64, 64), **fields):
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
-    return [{"image": x, "height": size[0], "width": size[1], **fields} for x in image]
-
-
-def train_losses(model, inputs, seed=0):
-    torch.manual_seed(seed)
-    model.train()
-    with EventStorage(0):
-        return model(inputs)
-
-
-def values(losses):
-    return {name: loss.item() for name, loss in losses.items()}
-
-
-@pytest.mark.parametrize("attention", NETWORKS)
-def test_every_parameter_gets_a_gradient(monet, attention):
-    model = monet("MODEL.MONET.ATTENTION", attention)
-    losses = train_losses(model, batch())
-    assert set(losses) == LOSSES
-    sum(losses.values()).backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
-
-
-def test_same_seed_same_losses(monet):
-    model = monet()
-    first, second = train_losses(model, batch()), train_losses(model, batch())
-    assert values(first) == values(second)
-    assert values(train_losses(model, batch(), seed=1)) != values(first)
-
-
-def test_training_never_reads_ground_truth(monet):
-    """Garbage where ground truth would be changes no loss by a bit."""
-    model = monet()
-    instances = Instances((64, 64))
-    instances.gt_boxes = Boxes(torch.full((3, 4), float("nan")))
-    clean = train_losses(model, batch())
-    poisoned = train_losses(model, batch(instances=instances, annotations="garbage", sem_seg=None))
-    assert values(clean) == values(poisoned)
+    return functools.partial(small_monet, small_cfg)
 
 
 @pytest.mark.parametrize("num_components", [2, 5])

@@ -1,27 +1,11 @@
 """R-MONet without its detection branch and self-supervised loss (Fig. 20)."""
 
 import torch
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
+from training_steps import batch, small_without_detection
 
 from rmonet_d2.modeling.regions import whole_image_regions
 from rmonet_d2.ops.roi_masking import region_support, ternary_masks
-
-NO_DETECTION = (
-    "MODEL.PROPOSAL_GENERATOR.NAME", "WholeImageRegions", "MODEL.FPN.IN_FEATURES", ["res5"],
-)  # fmt: skip
-
-
-def batch(count=3):
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (count, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    return [{"image": x} for x in image]
-
-
-def make(small_cfg, *opts):
-    model = build_model(small_cfg(*NO_DETECTION, *opts))
-    torch.nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.5)
-    return model
 
 
 def test_masking_with_the_whole_image_changes_nothing():
@@ -35,7 +19,7 @@ def test_masking_with_the_whole_image_changes_nothing():
 
 
 def test_only_the_generative_losses_train_everything(small_cfg):
-    model = make(small_cfg, "VIS_PERIOD", 1).train()
+    model = small_without_detection(small_cfg, "VIS_PERIOD", 1).train()
     with EventStorage(0) as storage:
         losses = model(batch())
         assert [name for name, _, _ in storage._vis_data] == ["rmonet/scenes"]
@@ -48,7 +32,7 @@ def test_only_the_generative_losses_train_everything(small_cfg):
 
 def test_all_components_have_the_same_alpha(small_cfg):
     """m_k = alpha (1 - alpha)^(k - 1), so that the first takes all that is not background."""
-    model = make(small_cfg).eval()
+    model = small_without_detection(small_cfg).eval()
     with torch.no_grad():
         outputs = model(batch())
     for output in outputs:
@@ -62,7 +46,7 @@ def test_all_components_have_the_same_alpha(small_cfg):
 
 
 def test_boxes_come_from_the_masks(small_cfg):
-    model = make(small_cfg).eval()
+    model = small_without_detection(small_cfg).eval()
     with torch.no_grad():
         outputs = model(batch())
     for output in outputs:

@@ -3,53 +3,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
+from training_steps import RANDOM_REGIONS, batch, train_losses
 
 LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask", "loss_rpn_cls", "loss_rpn_loc"}
-# Every region random, so that all parts have something to do from the first step.
-RANDOM_REGIONS = (
-    "MODEL.REGION_WARMUP.RANDOM_ITERS", 100, "MODEL.REGION_WARMUP.END_ITERS", 100,
-)  # fmt: skip
-
-
-def batch(size=3, **fields):
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (size, 3, 64, 64), generator=generator, dtype=torch.uint8)
-    return [{"image": x, "height": 64, "width": 64, **fields} for x in image]
-
-
-def train_losses(model, inputs, iteration=0, seed=0):
-    torch.manual_seed(seed)
-    model.train()
-    with EventStorage(iteration):
-        return model(inputs)
-
-
-def test_every_parameter_gets_a_gradient(small_cfg):
-    model = build_model(small_cfg(*RANDOM_REGIONS))
-    losses = train_losses(model, batch())
-    assert set(losses) == LOSSES
-    sum(losses.values()).backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
-
-
-def test_same_seed_same_losses(small_cfg):
-    model = build_model(small_cfg(*RANDOM_REGIONS))
-    model.train()
-    first, second = train_losses(model, batch()), train_losses(model, batch())
-    assert {k: v.item() for k, v in first.items()} == {k: v.item() for k, v in second.items()}
-
-
-def test_training_never_reads_ground_truth(small_cfg):
-    """Garbage where ground truth would be changes no loss by a bit."""
-    model = build_model(small_cfg(*RANDOM_REGIONS))
-    instances = Instances((64, 64))
-    instances.gt_boxes = Boxes(torch.full((3, 4), float("nan")))
-    clean = train_losses(model, batch())
-    poisoned = train_losses(model, batch(instances=instances, annotations="garbage", sem_seg=None))
-    assert {k: v.item() for k, v in clean.items()} == {k: v.item() for k, v in poisoned.items()}
 
 
 @pytest.mark.parametrize("box_source", ["proposal", "mask"])

@@ -1,26 +1,19 @@
 """SPACE: losses against a slow reference, gradients, the output contract, and its limits."""
 
+import functools
+
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from scene_fakes import register_scenes, square_scene
 from torch.distributions import Bernoulli, Normal, kl_divergence
+from training_steps import SPACE, batch, small_space, train_losses, values
 
 from rmonet_d2.data.mapper import UnlabelledMapper
 from rmonet_d2.evaluation import build_evaluator
 
-SPACE = (
-    "MODEL.META_ARCHITECTURE", "SPACE", "MODEL.RMONET.NUM_COMPONENTS", 6,
-    "MODEL.SPACE.GRID_SIZE", 4, "MODEL.SPACE.GLIMPSE_SIZE", 16, "MODEL.SPACE.FEATURE_DIM", 8,
-    "MODEL.SPACE.ENCODER_CHANNELS", [8, 8, 8, 8, 8],
-    "MODEL.SPACE.GLIMPSE_ENCODER_CHANNELS", [8, 8, 8, 8, 8, 8],
-    "MODEL.SPACE.GLIMPSE_DECODER_CHANNELS", [8, 8, 8, 8],
-    "MODEL.SPACE.BACKGROUND_ENCODER_CHANNELS", [8, 8, 8, 8], "MODEL.SPACE.BACKGROUND_HIDDEN", 8,
-    "MODEL.SPACE.MASK_DECODER_CHANNELS", [8, 8, 8, 8, 8, 8], "MODEL.SPACE.BOUNDARY_WIDTH", 2,
-)  # fmt: skip
 KINDS = ("nll", "kl_pres", "kl_where", "kl_depth", "kl_what", "kl_mask", "kl_component", "boundary")
 LOSSES = {f"loss_{kind}" for kind in KINDS}
 
@@ -28,56 +21,7 @@ LOSSES = {f"loss_{kind}" for kind in KINDS}
 @pytest.fixture
 def space(small_cfg):
     """(KEY, VALUE, ...) -> a small SPACE whose cells differ."""
-
-    def make(*opts):
-        model = build_model(small_cfg(*SPACE, *opts))
-        torch.nn.init.normal_(model.foreground.cell_parameters.weight, std=0.3)
-        return model
-
-    return make
-
-
-def batch(count=3, size=(64, 64), **fields):
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
-    return [{"image": x, "height": size[0], "width": size[1], **fields} for x in image]
-
-
-def train_losses(model, inputs, seed=0, iteration=0):
-    torch.manual_seed(seed)
-    model.train()
-    with EventStorage(iteration):
-        return model(inputs)
-
-
-def values(losses):
-    return {name: loss.item() for name, loss in losses.items()}
-
-
-def test_every_parameter_gets_a_gradient(space):
-    model = space()
-    losses = train_losses(model, batch())
-    assert set(losses) == LOSSES
-    sum(losses.values()).backward()
-    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert without == []
-
-
-def test_same_seed_same_losses(space):
-    model = space()
-    first, second = train_losses(model, batch()), train_losses(model, batch())
-    assert values(first) == values(second)
-    assert values(train_losses(model, batch(), seed=1)) != values(first)
-
-
-def test_training_never_reads_ground_truth(space):
-    """Garbage where ground truth would be changes no loss by a bit."""
-    model = space()
-    instances = Instances((64, 64))
-    instances.gt_boxes = Boxes(torch.full((3, 4), float("nan")))
-    clean = train_losses(model, batch())
-    poisoned = train_losses(model, batch(instances=instances, annotations="garbage", sem_seg=None))
-    assert values(clean) == values(poisoned)
+    return functools.partial(small_space, small_cfg)
 
 
 def parts(model, inputs, iteration):
