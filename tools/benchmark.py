@@ -11,6 +11,7 @@ memory          peak memory of both, each in a process of its own
 parts           where the time of a training step goes
 pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
 data            the training loader's images/s, beside what a training step needs
+growth          a training step's time and memory over K, image size and batch, with exponents
 models          every system of the paper's comparison: parameters, training and inference, memory
 matmul          the machine's matrix products, and the share of their rate that a step reaches
 """
@@ -26,7 +27,9 @@ import torch
 import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
+from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
+from rmonet_d2.comparison.curves import render
 from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.engine import ConfigError
 from rmonet_d2.memory import keep_freed_memory
@@ -136,6 +139,22 @@ def data(args) -> list[dict]:
     return rows
 
 
+def growth(args) -> dict:
+    opts = [*args.opts, *training.VARIANTS[BEST]]
+    found = measure_growth(args.config_file, opts, VALUES, args.repeats)
+    print(f"\n## Growth of a training step ({BEST})\n")
+    header = ["", "value", "ms", "MiB", "ms ~ (pixels x K)^", "MiB ~ (pixels x K)^"]
+    rows = []
+    for axis, result in found.items():
+        for point in result["points"]:
+            rows.append([axis, point["value"], 1e3 * point[SECONDS], point[MEMORY], "", ""])
+        rows[-1][4:] = [result["exponents"][cost] for cost in (SECONDS, MEMORY)]
+    print(table(header, rows))
+    if args.figure:
+        Path(args.figure).write_bytes(render(growth_figure(found), Path(args.figure).suffix[1:]))
+    return found
+
+
 def models(args) -> list[dict]:
     opts = [*args.opts, *training.VARIANTS[BEST]]
     configs = {
@@ -186,6 +205,7 @@ SECTIONS = {
     "parts": parts,
     "pseudo_labels": pseudo_labels,
     "data": data,
+    "growth": growth,
     "models": models,
     "matmul": matmul,
 }
@@ -201,6 +221,7 @@ def parse_args(argv=None):
     parser.add_argument("--repeats", type=int, default=9, help="timed calls of each variant")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--figure", metavar="FILE", help="draw growth, .png or .svg")
     parser.add_argument(
         "--opts",
         nargs=argparse.REMAINDER,
@@ -211,6 +232,8 @@ def parse_args(argv=None):
     unknown = [name for name in args.sections if name not in SECTIONS]
     if unknown:
         parser.error(f"unknown section {unknown[0]!r}: choose from {', '.join(SECTIONS)}")
+    if args.figure and Path(args.figure).suffix not in (".png", ".svg"):
+        parser.error(f"--figure {args.figure}: the name must end in .png or .svg")
     args.opts += ["SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.DEVICE", args.device]
     return args
 

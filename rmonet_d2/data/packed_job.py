@@ -19,13 +19,14 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from rmonet_d2.data.packed import PackedImageError, PackedWriter, open_packed
 from rmonet_d2.data.worker_processes import worker_pool
@@ -250,6 +251,24 @@ def write_part(
     return len(images)
 
 
+@contextlib.contextmanager
+def job_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Worker processes, which end with the block.
+
+    Raises:
+        JobError: a worker died, e.g. for lack of memory.
+    """
+    pool = worker_pool(workers)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise JobError(
+            "a worker process died (out of memory?); run the same command again to go on"
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
 def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> Iterator[int]:
     """Make chunks, in this process if there is one worker; yields the images of each.
 
@@ -260,19 +279,12 @@ def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> I
         for start, stop in chunks:
             yield _make_part(job, start, stop)
         return
-    pool = worker_pool(workers)
-    try:
+    with job_pool(workers) as pool:
         waiting = {pool.submit(_make_part, job, *chunk) for chunk in chunks}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 yield future.result()
-    except BrokenProcessPool:
-        raise JobError(
-            "a worker process died (out of memory?); run the same command again to go on"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def finish_job(job: PackedJob, count: int | None = None) -> None:
@@ -300,6 +312,26 @@ def finish_job(job: PackedJob, count: int | None = None) -> None:
         os.replace(rows, job.images_file)
     os.replace(whole, job.json_file)
     shutil.rmtree(job.parts)
+
+
+def run_job(job: PackedJob, workers: int, overwrite: bool = False) -> None:
+    """Make a split, or what is left of it, with a progress bar; prints what it wrote.
+
+    Raises:
+        JobError: see :func:`prepare_job` and :func:`run_chunks`.
+    """
+    with exclusive(job.folder):
+        chunks = prepare_job(job, overwrite)
+        if chunks is None:
+            print(f"{job.json_file}: complete, {job.count:,} scenes")
+            return
+        left = sum(stop - start for start, stop in chunks)
+        progress = {"total": job.count, "initial": job.count - left, "unit": " scenes"}
+        with tqdm(desc=job.name, **progress) as bar:
+            for made in run_chunks(job, chunks, workers):
+                bar.update(made)
+        finish_job(job)
+    print(f"{job.json_file}: {job.count:,} scenes written")
 
 
 def _joined(job: PackedJob, parts: list[Path]) -> Iterator[str]:

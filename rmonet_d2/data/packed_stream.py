@@ -9,14 +9,13 @@ import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
 import numpy as np
 
-from rmonet_d2.data.packed_job import JobError, PackedJob, write_part
-from rmonet_d2.data.worker_processes import worker_pool
+from rmonet_d2.data.packed_job import PackedJob, job_pool, write_part
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
@@ -35,16 +34,6 @@ class _Here:
         future: Future = Future()
         future.set_result(function(*arguments))
         return future
-
-    def shutdown(self, **_: Any) -> None:
-        pass
-
-
-def _executor(workers: int) -> ProcessPoolExecutor | _Here:
-    if workers <= 1:
-        return _Here()
-    # This process is one of the workers: it reads.
-    return worker_pool(workers - 1)
 
 
 class StreamedJobs:
@@ -109,27 +98,21 @@ class StreamedJobs:
         Raises:
             JobError: a worker died, e.g. for lack of memory.
         """
-        executor = _executor(workers)
         waiting: set[Future] = set()
-        try:
-            with contextlib.closing(self._tasks(items)) as tasks:
-                try:
-                    for task in tasks:
-                        waiting.add(executor.submit(_stream_part, *task))
-                        if len(waiting) > workers:
-                            # No more chunks in memory than this.
-                            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                            yield from (future.result() for future in done)
-                except BrokenProcessPool:
-                    raise
-                except Exception:
-                    wait(waiting)
-                    raise
+        # This process reads; what is left for others is made at once where there are none.
+        pool = job_pool(workers - 1) if workers > 1 else contextlib.nullcontext(_Here())
+        with pool as executor, contextlib.closing(self._tasks(items)) as tasks:
+            try:
+                for task in tasks:
+                    waiting.add(executor.submit(_stream_part, *task))
+                    if len(waiting) > workers:
+                        # No more chunks in memory than this.
+                        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                        yield from (future.result() for future in done)
+            except BrokenProcessPool:
+                raise
+            except Exception:
+                wait(waiting)
+                raise
             for future in waiting:
                 yield future.result()
-        except BrokenProcessPool:
-            raise JobError(
-                "a worker process died (out of memory?); run the same command again to go on"
-            ) from None
-        finally:
-            executor.shutdown(wait=True, cancel_futures=True)

@@ -139,7 +139,8 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path):
 
 def test_the_program_needs_neither_torch_nor_detectron2(program):
     code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='not_main');"
+        "import os, runpy, sys; sys.path.insert(0, os.path.dirname(sys.argv[1]));"
+        "runpy.run_path(sys.argv[1], run_name='not_main');"
         "print([m for m in ('torch', 'detectron2') if m in sys.modules])"
     )
     done = subprocess.run(

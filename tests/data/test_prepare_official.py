@@ -339,7 +339,8 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 def test_converting_needs_neither_torch_nor_detectron2(tmp_path, name, clevr_file, sprites_file):
     path = clevr_file if name == "clevr" else sprites_file
     code = (
-        "import runpy, sys; p = sys.argv[1]; g = runpy.run_path(p, run_name='not_main');"
+        "import os, runpy, sys; p = sys.argv[1]; sys.path.insert(0, os.path.dirname(p));"
+        "g = runpy.run_path(p, run_name='not_main');"
         "assert g['main'](sys.argv[2:]) == 0;"
         "print([m for m in ('torch', 'detectron2', 'tensorflow') if m in sys.modules])"
     )

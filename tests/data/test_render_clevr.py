@@ -73,7 +73,8 @@ def test_bad_options_are_one_line(tmp_path, arguments, message):
 
 def test_the_program_needs_neither_torch_nor_detectron2():
     code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1], run_name='not_main');"
+        "import os, runpy, sys; sys.path.insert(0, os.path.dirname(sys.argv[1]));"
+        "runpy.run_path(sys.argv[1], run_name='not_main');"
         "print([m for m in ('torch', 'detectron2', 'bpy') if m in sys.modules])"
     )
     done = subprocess.run([PYTHON, "-c", code, str(PROGRAM)], capture_output=True, text=True)
@@ -123,7 +124,8 @@ FLAT = """
 import sys
 import numpy as np
 sys.argv = ["program"]
-import runpy
+import os, runpy, sys
+sys.path.insert(0, os.path.dirname({program!r}))
 runpy.run_path({program!r}, run_name="not_main")
 from rmonet_d2.data.clevr_blender import SceneRenderer
 from rmonet_d2.data.clevr_render import draw_visible_scene

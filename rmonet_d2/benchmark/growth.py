@@ -1,0 +1,99 @@
+"""How time and memory of training grow with the components, the image size and the batch."""
+
+import gc
+
+import numpy as np
+from detectron2.config import CfgNode
+from matplotlib.figure import Figure
+
+from rmonet_d2.benchmark.timing import side_by_side
+from rmonet_d2.benchmark.training import Step, config_of, peak_memory
+from rmonet_d2.visualization.drawing import colour
+from rmonet_d2.visualization.figures import style_axes
+
+COMPONENTS, SIDE, BATCH = "components K", "side of the image", "images a step"
+VALUES = {COMPONENTS: (4, 8, 16, 32), SIDE: (64, 128, 256), BATCH: (1, 4, 16, 64)}
+MEMORY, SECONDS = "memory, MiB", "seconds"
+
+
+def overrides(axis: str, value: int) -> list:
+    """The config keys that set one of the axes."""
+    if axis == COMPONENTS:
+        return ["MODEL.RMONET.NUM_COMPONENTS", value]
+    if axis == SIDE:
+        # Four images: sixteen of 256x256 take more memory than many machines have.
+        return ["INPUT.IMAGE_SIZE", [value, value], "SOLVER.IMS_PER_BATCH", 4]
+    return ["SOLVER.IMS_PER_BATCH", value]
+
+
+def work(cfg: CfgNode) -> int:
+    """Pixels times components of a step, what its cost should not outgrow."""
+    height, width = cfg.INPUT.IMAGE_SIZE
+    return height * width * cfg.MODEL.RMONET.NUM_COMPONENTS * cfg.SOLVER.IMS_PER_BATCH
+
+
+def exponent(work_done: list[float], cost: list[float]) -> float:
+    """p of the least-squares fit of cost = c work^p, in logarithms.
+
+    Raises:
+        ValueError: fewer than two points, or one that is not positive.
+    """
+    if len(work_done) < 2 or min(*work_done, *cost) <= 0:
+        raise ValueError("a fit of growth needs at least two positive points")
+    return float(np.polyfit(np.log(work_done), np.log(cost), 1)[0])
+
+
+def measure(config_file: str, opts: list, axis: str, value: int, repeats: int) -> dict:
+    """One training step's median seconds, and the memory it adds, with ``axis`` at ``value``."""
+    opts = [*opts, *overrides(axis, value)]
+    cfg = config_of(config_file, opts)
+    step = Step(cfg)
+    seconds = side_by_side({"step": step}, repeats, warmup=1, device=step.device)["step"].median
+    del step
+    gc.collect()
+    memory = peak_memory(config_file, opts)["training"]
+    return {"value": value, "work": work(cfg), SECONDS: seconds, MEMORY: memory}
+
+
+def measure_growth(
+    config_file: str, opts: list, values: dict[str, tuple[int, ...]], repeats: int
+) -> dict[str, dict]:
+    """All axes, one after the other.
+
+    Args:
+        config_file, opts: the config; ``opts`` sets what does not change along an axis.
+        values: axis -> ascending values, at least two.
+        repeats: timed steps at each value.
+
+    Returns:
+        {axis: {"points": of :func:`measure`, "exponents": {cost: of its growth with pixels times
+        components}}}
+    """
+    found = {}
+    for axis, along in values.items():
+        points = [measure(config_file, opts, axis, value, repeats) for value in along]
+        work_done = [p["work"] for p in points]
+        exponents = {
+            cost: exponent(work_done, [p[cost] for p in points]) for cost in (SECONDS, MEMORY)
+        }
+        found[axis] = {"points": points, "exponents": exponents}
+    return found
+
+
+def growth_figure(found: dict[str, dict]) -> Figure:
+    """Seconds and memory over each axis, both axes logarithmic, and the fitted exponents."""
+    figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
+    rows = figure.subplots(2, len(found), squeeze=False)
+    for row, cost in zip(rows, (SECONDS, MEMORY), strict=True):
+        for axes, (axis, result) in zip(row, found.items(), strict=True):
+            values = [p["value"] for p in result["points"]]
+            power = result["exponents"][cost]
+            axes.plot(values, [p[cost] for p in result["points"]], "o-", color=colour(0) / 255.0)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.set_title(f"(pixels x K)^{power:.2f}", fontsize=10)
+            axes.set_xlabel(axis)
+            style_axes(axes)
+        row[0].set_ylabel(f"{cost} of a training step")
+    return figure
