@@ -29,6 +29,9 @@ def add_rmonet_config(cfg: CN) -> None:
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
     # Scenes of the test set that are evaluated; 0 means all.
     cfg.TEST.MAX_IMAGES = 0
+    # What models return beside "instances" and "masks". Without "components" and "reconstruction"
+    # nothing is decoded that the masks do not need, without "latents" too nothing is encoded.
+    cfg.TEST.OUTPUTS = ["latents", "components", "reconstruction"]
     # Alternatives that R-MONet tries for a test image if TEST.AUG.ENABLED (not in the paper): the
     # image and its mirror images ("horizontal", "vertical", "both"), each with regions from these
     # thresholds of the NMS across levels. The one with the highest ELBO counts. Detectron2's other

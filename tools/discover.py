@@ -46,6 +46,7 @@ def main(argv=None):
     cfg = load_config(find_config(args.config_file, args.weights), args.opts)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
+    cfg.TEST.OUTPUTS = ["latents"] if args.latents else []
     cfg.freeze()
     one_folder = len(args.input) == 1 and os.path.isdir(args.input[0])
     discovery = Discovery(

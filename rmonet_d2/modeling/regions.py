@@ -27,6 +27,14 @@ class Regions:
     scores: torch.Tensor
     valid: torch.Tensor
 
+    def used(self) -> "Regions":
+        """The first ones, as many as the image with the most valid ones has, at least one.
+
+        One host synchronisation.
+        """
+        count = max(int(self.valid.sum(dim=1).amax()), 1)
+        return Regions(self.boxes[:, :count], self.scores[:, :count], self.valid[:, :count])
+
 
 def random_boxes(
     shape: tuple[int, int],

@@ -182,20 +182,23 @@ class ComponentVAE(nn.Module):
             "decoder_stride": vae.DECODER_STRIDE,
         }
 
+    def encode(self, x: torch.Tensor, log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and log variances of q(z_k | x, m_k), (B, K, D) each."""
+        parameters = self.encoder(self.make_input(x, log_masks))
+        return tuple(p.unflatten(0, log_masks.shape[:2]) for p in parameters)
+
     def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
         """Encode and decode all components; z_k is sampled in training, the mean otherwise."""
-        batch, num_components = log_masks.shape[:2]
-        mu, log_var = self.encoder(self.make_input(x, log_masks))
+        shape = log_masks.shape[:2]
+        mu, log_var = self.encode(x, log_masks)
         z = mu
         if self.training:
-            shape = (batch, num_components, mu.shape[1])
-            noise = of_own_images(torch.randn, shape, mu.device).flatten(0, 1)
+            noise = of_own_images(torch.randn, tuple(mu.shape), mu.device)
             z = mu + noise * (0.5 * log_var).exp()
-        x_k, mask_logits = self.decoder(z)
-        shape = (batch, num_components)
+        x_k, mask_logits = self.decoder(z.flatten(0, 1))
         return VAEOutputs(
-            mu=mu.unflatten(0, shape),
-            log_var=log_var.unflatten(0, shape),
+            mu=mu,
+            log_var=log_var,
             x_k=x_k.unflatten(0, shape),
             mask_logits=mask_logits.squeeze(1).unflatten(0, shape),
         )

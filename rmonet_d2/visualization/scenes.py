@@ -56,7 +56,11 @@ def select_records(
 def decompose(
     cfg: CfgNode, model: torch.nn.Module, records: list[dict], batch_size: int = 16
 ) -> list[dict]:
-    """Run a model on data records: one dict an image for ``scene_sheet``."""
+    """Run a model on data records: one dict an image for ``scene_sheet``.
+
+    Raises:
+        ValueError: the model does not return what is drawn.
+    """
     mapper = UnlabelledMapper(cfg, False)
     model.eval()
     scenes = []
@@ -67,6 +71,8 @@ def decompose(
 
 
 def _scene(item: dict, output: dict, mapper: UnlabelledMapper) -> dict:
+    if missing := {"components", "reconstruction"} - set(output):
+        raise ValueError(f"pictures show {sorted(missing)}: have them in TEST.OUTPUTS.")
     image = item["image"] if mapper.image_format == "RGB" else item["image"].flip(0)
     instances = output["instances"]
     height, width = image.shape[1:]

@@ -5,6 +5,10 @@ import torch
 from detectron2.modeling import build_model
 from training_steps import RANDOM_REGIONS, batch, train_losses
 
+from rmonet_d2.modeling.regions import Regions
+
+# Regions in every image from the first step, whose masks are not empty.
+SOME_REGIONS = ("MODEL.RPN.SCORE_THRESH_TEST", 0.0, "MODEL.ROI_MASK_HEAD.INIT_LOGIT", 1.0)
 LOSSES = {"loss_nll", "loss_kl_z", "loss_kl_mask", "loss_rpn_cls", "loss_rpn_loc"}
 
 
@@ -107,6 +111,49 @@ def test_evaluation_is_deterministic_and_independent_of_the_batch(small_cfg):
         alone = [model([item])[0] for item in batch()]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(one["masks"], other["masks"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("outputs", [[], ["latents"], ["reconstruction"], ["components"]])
+def test_only_the_outputs_that_are_asked_for_are_made(small_cfg, outputs, monkeypatch):
+    everything = build_model(small_cfg(*SOME_REGIONS)).eval()
+    model = build_model(small_cfg(*SOME_REGIONS, "TEST.OUTPUTS", outputs)).eval()
+    model.load_state_dict(everything.state_dict())
+    with torch.no_grad():
+        expected = everything(batch())
+        unused = [model.vae.decoder] if outputs in ([], ["latents"]) else []
+        unused += [] if outputs else [model.vae.encoder]
+        for module in unused:
+            monkeypatch.setattr(module, "forward", None)
+        found = model(batch())
+    for a, b in zip(expected, found, strict=True):
+        assert set(b) == {"instances", "masks", "box_source", *outputs}
+        for name in ("masks", *outputs):
+            assert torch.equal(a[name], b[name]), name
+        assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
+
+
+def test_an_unknown_output_names_the_key(small_cfg):
+    with pytest.raises(ValueError, match="TEST.OUTPUTS"):
+        build_model(small_cfg("TEST.OUTPUTS", ["picture"]))
+
+
+@pytest.mark.parametrize("normalization", ["stick_breaking", "softmax"])
+@pytest.mark.parametrize("counts", [(2, 1), (0, 0), (5, 3)])
+def test_no_time_is_spent_on_regions_that_no_image_has(small_cfg, normalization, counts):
+    """The masks are those of all regions; the head sees no more than the longest list."""
+    model = build_model(small_cfg("MODEL.RMONET.MASK_NORMALIZATION", normalization)).eval()
+    torch.nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.5)
+    x = model.preprocess(batch(2))
+    valid = torch.arange(5) < torch.tensor(counts)[:, None]
+    boxes = torch.tensor([8.0, 8.0, 50.0, 40.0]).repeat(2, 5, 1) * valid[..., None]
+    regions = Regions(boxes, valid.float(), valid)
+    with torch.no_grad():
+        features = model.features(x)
+        logits, support = model.roi_heads(features, regions, model.image_size)
+        found = model.masks_of(features, regions)
+    torch.testing.assert_close(found, model.normalize_masks(logits, support))
+    assert regions.used().valid.shape == (2, max(*counts, 1))
+    assert not found[:, max(*counts, 1) : -1].isfinite().any()
 
 
 def test_vae_first_leaves_the_rest_alone(small_cfg):

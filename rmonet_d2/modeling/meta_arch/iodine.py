@@ -226,7 +226,8 @@ class IODINE(SceneModel):
         reconstruction = (masks[:, :, None] * found.x_k).sum(dim=1)
         mu = found.posterior.float().chunk(2, dim=1)[0].unflatten(0, masks.shape[:2])
         masks, x_k, mu = self._ordered(masks, found.x_k, mu)
-        return self.results(batched_inputs, masks, x_k, reconstruction, mu, mask_scores(masks))
+        generated = {"latents": mu, "components": x_k, "reconstruction": reconstruction}
+        return self.results(batched_inputs, masks, mask_scores(masks), generated)
 
     @torch.no_grad()
     def visualize(self, x: torch.Tensor, found: Iteration, num_images: int = 4) -> None:

@@ -181,24 +181,22 @@ class MixtureModel(SceneModel):
         Returns:
             See :meth:`SceneModel.results`.
         """
-        decoded = self.vae(x, log_masks)
         masks = log_masks.exp()
-        if self.output_masks == "posterior":
-            log_posterior, decoded = self.posterior(x, log_masks, decoded)
-            masks = log_posterior.exp()
-        reconstruction = (log_masks.exp()[:, :, None] * decoded.x_k).sum(dim=1)
+        generated = {}
+        if self.output_masks == "posterior" or self.returns("components", "reconstruction"):
+            decoded = self.vae(x, log_masks)
+            if self.output_masks == "posterior":
+                log_posterior, decoded = self.posterior(x, log_masks, decoded)
+                masks = log_posterior.exp()
+            generated = {"components": decoded.x_k, "latents": decoded.mu}
+            if self.returns("reconstruction"):
+                blended = log_masks.exp()[:, :, None] * decoded.x_k
+                generated["reconstruction"] = blended.sum(dim=1)
+        elif self.returns("latents"):
+            generated["latents"] = self.vae.encode(x, log_masks)[0]
         scores = mask_scores(masks) if regions is None else regions.scores
         boxes = None if regions is None else regions.boxes
-        return self.results(
-            batched_inputs,
-            masks,
-            decoded.x_k,
-            reconstruction,
-            decoded.mu,
-            scores,
-            boxes,
-            box_source,
-        )
+        return self.results(batched_inputs, masks, scores, generated, boxes, box_source)
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
         """Put the share of the image that is foreground into the event storage."""

@@ -175,8 +175,19 @@ class RMONet(MixtureModel):
         regions, rpn_outputs = self.proposal_generator(features, self.image_size)
         if iteration is not None:
             regions = self.region_warmup(regions, self.image_size, iteration)
-        logits, support = self.roi_heads(features, regions, self.image_size)
-        return regions, rpn_outputs, self.normalize_masks(logits, support)
+        return regions, rpn_outputs, self.masks_of(features, regions)
+
+    def masks_of(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
+        """log m_k, (B, K, H, W); in evaluation no time is spent on regions that no image has."""
+        used = regions if self.training else regions.used()
+        logits, support = self.roi_heads(features, used, self.image_size)
+        log_masks = self.normalize_masks(logits, support)
+        missing = self.num_components - log_masks.shape[1]
+        if missing == 0:
+            return log_masks
+        none = log_masks.new_full((1, 1, 1, 1), -torch.inf)
+        none = none.expand(len(log_masks), missing, *self.image_size)
+        return torch.cat([log_masks[:, :-1], none, log_masks[:, -1:]], dim=1)
 
     @torch.no_grad()
     def masks_to_label(
@@ -224,8 +235,7 @@ class RMONet(MixtureModel):
             _, outputs = self.proposal_generator(features, self.image_size)
             for threshold in self.test_nms_thresholds or [None]:
                 regions = self.proposal_generator.select(outputs, self.image_size, threshold)
-                logits, support = self.roi_heads(features, regions, self.image_size)
-                log_masks = mirror(self.normalize_masks(logits, support), name)
+                log_masks = mirror(self.masks_of(features, regions), name)
                 yield mirror_regions(regions, name, self.image_size), log_masks
 
     def _untouched(self) -> torch.Tensor:

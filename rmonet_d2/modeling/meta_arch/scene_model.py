@@ -8,6 +8,8 @@ from rmonet_d2.modeling.choices import check_choices
 from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
 from rmonet_d2.visualization.pictures import scene_sheet
 
+GENERATED = ("latents", "components", "reconstruction")
+
 
 class SceneModel(nn.Module):
     """Base of the meta-architectures. Subclasses register ``sigma``, the scales of their mixture.
@@ -27,6 +29,7 @@ class SceneModel(nn.Module):
         min_piece_pixels: int,
         vis_period: int,
         channels_last: bool,
+        test_outputs: list[str],
     ):
         """
         Args:
@@ -36,6 +39,7 @@ class SceneModel(nn.Module):
             min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
             vis_period: iterations between pictures, 0 for none.
             channels_last: memory format of the convolutions.
+            test_outputs: names of ``GENERATED``, what :meth:`results` returns of it.
 
         Raises:
             ValueError: a value that a config key does not allow; names the key.
@@ -47,12 +51,16 @@ class SceneModel(nn.Module):
                 "one foreground component and the background."
             )
         check_choices({"MODEL.RMONET.LOSS_UNIT": loss_unit})
+        unknown = [name for name in test_outputs if name not in GENERATED]
+        if unknown:
+            raise ValueError(f'TEST.OUTPUTS has "{unknown[0]}": use some of {list(GENERATED)}.')
         self.num_components = num_components
         self.image_size = tuple(image_size)
         self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
         self.min_mask_pixels = min_mask_pixels
         self.min_piece_pixels = min_piece_pixels
         self.vis_period = vis_period
+        self.test_outputs = list(test_outputs)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
 
     @staticmethod
@@ -66,6 +74,7 @@ class SceneModel(nn.Module):
             "min_piece_pixels": cfg.MODEL.RMONET.MIN_PIECE_PIXELS,
             "vis_period": cfg.VIS_PERIOD,
             "channels_last": cfg.MODEL.RMONET.CHANNELS_LAST,
+            "test_outputs": cfg.TEST.OUTPUTS,
         }
 
     @property
@@ -89,14 +98,16 @@ class SceneModel(nn.Module):
         x = images.to(self.device, non_blocking=True).float() / 255.0
         return x.contiguous(memory_format=self.memory_format)
 
+    def returns(self, *names: str) -> bool:
+        """Whether any of these outputs is asked for by TEST.OUTPUTS."""
+        return any(name in self.test_outputs for name in names)
+
     def results(
         self,
         batched_inputs: list[dict],
         masks: torch.Tensor,
-        components: torch.Tensor,
-        reconstruction: torch.Tensor,
-        latents: torch.Tensor,
         scores: torch.Tensor,
+        generated: dict[str, torch.Tensor],
         boxes: torch.Tensor | None = None,
         box_source: str = "mask",
     ) -> list[dict]:
@@ -105,17 +116,16 @@ class SceneModel(nn.Module):
         Args:
             batched_inputs: dicts with, optionally, "height" and "width" of the wanted instances.
             masks: (B, K, H, W) summing to 1.
-            components: (B, K, 3, H, W) in [0, 1].
-            reconstruction: (B, 3, H, W) in [0, 1].
-            latents: (B, K, D).
             scores: (B, R), 0 where there is no object.
+            generated: those of "latents" (B, K, D), "components" (B, K, 3, H, W) in [0, 1] and
+                "reconstruction" (B, 3, H, W) in [0, 1] that were asked for; more are left out.
             boxes: (B, R, 4) in input pixels, or None: the tight ones of the masks.
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
 
         Returns:
             A dict an image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing to
-            1, "components" (K, 3, H, W), "reconstruction" (3, H, W), "latents" (K, D), and
-            "box_source", "proposal" or "mask": where the boxes come from.
+            1, "box_source", "proposal" or "mask": where the boxes come from, and what TEST.OUTPUTS
+            names of "latents" (K, D), "components" (K, 3, H, W) and "reconstruction" (3, H, W).
         """
         box_source = "mask" if boxes is None else box_source
         results = []
@@ -134,10 +144,8 @@ class SceneModel(nn.Module):
                 {
                     "instances": instances,
                     "masks": masks[i],
-                    "components": components[i],
-                    "reconstruction": reconstruction[i],
-                    "latents": latents[i],
                     "box_source": box_source,
+                    **{name: generated[name][i] for name in self.test_outputs},
                 }
             )
         return results

@@ -206,10 +206,12 @@ class SPACE(SceneModel):
         return self.results(
             batched_inputs,
             masks=parts.masks,
-            components=parts.colours,
-            reconstruction=parts.reconstruction,
-            latents=torch.cat(latents, dim=1),
             scores=parts.scores,
+            generated={
+                "latents": torch.cat(latents, dim=1),
+                "components": parts.colours,
+                "reconstruction": parts.reconstruction,
+            },
             boxes=pick(cells.boxes(self.image_size), parts.cells),
             box_source=self.box_source,
         )
