@@ -12,6 +12,7 @@ parts           where the time of a training step goes
 pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
 data            the training loader's images/s, beside what a training step needs
 growth          a training step's time and memory over K, image size and batch, with exponents
+peers           inference at 128x128 beside MONet, IODINE, SPACE and Detectron2's Mask R-CNN
 models          every system of the paper's comparison: parameters, training and inference, memory
 matmul          the machine's matrix products, and the share of their rate that a step reaches
 """
@@ -28,6 +29,7 @@ import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
+from rmonet_d2.benchmark.peers import time_inference
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
 from rmonet_d2.comparison.curves import render
 from rmonet_d2.comparison.systems import SYSTEMS
@@ -182,6 +184,15 @@ def models(args) -> list[dict]:
     return rows
 
 
+def peers(args) -> dict:
+    names = ["rmonet_unet", "monet", "iodine", "space"]
+    rates = time_inference("clevr", names, args.opts, args.repeats)
+    print(f"\n## Inference at 128x128, the paper's tables for CLEVR, batch of {args.batch_size}\n")
+    rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
+    print(table(["images/s", "fp32", "bf16"], rows))
+    return rates
+
+
 def matmul(args) -> dict:
     rates = machine.matmul_rates(torch.device(args.device))
     rows = []
@@ -207,6 +218,7 @@ SECTIONS = {
     "data": data,
     "growth": growth,
     "models": models,
+    "peers": peers,
     "matmul": matmul,
 }
 

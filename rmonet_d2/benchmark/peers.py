@@ -1,0 +1,85 @@
+"""Inference of this project's systems beside Detectron2's own Mask R-CNN."""
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+
+from rmonet_d2.benchmark.timing import side_by_side
+from rmonet_d2.benchmark.training import BF16, FP32, Step, config_of, scenes
+from rmonet_d2.comparison.systems import SYSTEMS
+
+MASK_RCNN = "Detectron2's Mask R-CNN, R18-FPN"
+BOXES_AND_MASKS = "R-MONet (UNet), boxes and masks alone"
+
+
+def mask_rcnn_config(image_size: tuple[int, int], max_objects: int, device: str) -> CfgNode:
+    """Mask R-CNN with ResNet18 and FPN, one class, untrained, for images as they are.
+
+    Args:
+        image_size: (H, W).
+        max_objects: detections an image, as many as the other systems have foreground components;
+            an untrained network would give 100.
+        device: "cpu" or "cuda".
+    """
+    cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
+    cfg.MODEL.DEVICE = device
+    cfg.TEST.DETECTIONS_PER_IMAGE = max_objects
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = min(image_size), max(image_size)
+    return cfg
+
+
+class MaskRCNN:
+    """Inference of a batch of generated scenes, as :meth:`Step.infer`."""
+
+    def __init__(self, cfg: CfgNode):
+        """
+        Args:
+            cfg: of one of this project's systems: image size, batch, K and device are taken over.
+        """
+        objects = cfg.MODEL.RMONET.NUM_COMPONENTS - 1
+        own = mask_rcnn_config(cfg.INPUT.IMAGE_SIZE, objects, cfg.MODEL.DEVICE)
+        torch.manual_seed(0)
+        self.model = build_model(own).eval()
+        self.inputs = scenes(cfg)
+
+    def infer(self) -> None:
+        with torch.inference_mode():
+            self.model(self.inputs)
+
+
+def time_inference(dataset: str, names: list[str], opts: list, repeats: int) -> dict[str, dict]:
+    """Inference of systems at one image size, in float32 and bfloat16, side by side.
+
+    Args:
+        dataset: whose tables of the paper the systems follow.
+        names: of ``SYSTEMS``.
+        opts: what all of them change, as device, batch and image size.
+        repeats: timed batches of each.
+
+    Returns:
+        {title: {"fp32": images/s, "bf16": images/s}}; Mask R-CNN, whose operators have no
+        bfloat16 on the CPU, in float32 alone.
+    """
+    variants = {}
+    for name in names:
+        file_name, overrides = SYSTEMS[name].config(dataset, full=True)
+        variants[SYSTEMS[name].title] = (file_name, [*overrides, *opts])
+    unet = SYSTEMS["rmonet_unet"].config(dataset, full=True)[0]
+    variants[BOXES_AND_MASKS] = (unet, [*opts, "TEST.OUTPUTS", []])
+    runs, first = {}, None
+    for title, (file_name, overrides) in variants.items():
+        for kind, precision in (("fp32", FP32), ("bf16", BF16)):
+            step = Step(config_of(file_name, [*overrides, *precision]))
+            step.model.eval()
+            runs[title, kind] = step.infer
+            first = first or step
+    runs[MASK_RCNN, "fp32"] = MaskRCNN(first.cfg).infer
+    timings = side_by_side(runs, repeats, warmup=1, device=first.device)
+    found = {}
+    for (title, kind), timing in timings.items():
+        found.setdefault(title, {})[kind] = len(first.inputs) / timing.median
+    return found
