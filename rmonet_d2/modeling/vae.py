@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from rmonet_d2.modeling.batch_noise import of_own_images
 
@@ -85,8 +86,11 @@ class SpatialBroadcastDecoder(nn.Module):
     result is the same, at a small part of the cost.
     """
 
-    def __init__(self, latent_dim, channels, image_size, stride, activation=nn.ReLU):
+    def __init__(
+        self, latent_dim, channels, image_size, stride, activation=nn.ReLU, recompute=False
+    ):
         super().__init__()
+        self.recompute = recompute
         self.stride = stride
         self.activation = activation()
         self.size = (image_size[0] // stride, image_size[1] // stride)
@@ -107,11 +111,16 @@ class SpatialBroadcastDecoder(nn.Module):
     def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N, D) -> x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W)."""
         if z.device.type != "cpu":
-            return self._decode(z)
+            return self._part(z)
         map_bytes = 4 * self.first.out_channels * self.coordinates[0, 0].numel()
-        parts = [self._decode(part) for part in z.split(max(CPU_MAP_BYTES // map_bytes, 1))]
+        parts = [self._part(part) for part in z.split(max(CPU_MAP_BYTES // map_bytes, 1))]
         x_k, mask_logits = (torch.cat(part) for part in zip(*parts, strict=True))
         return x_k, mask_logits
+
+    def _part(self, z):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._decode, z, use_reentrant=False, preserve_rng_state=False)
+        return self._decode(z)
 
     def _decode(self, z):
         weight_z, weight_xy = self.first.weight.split([self.latent_dim, 2], dim=1)
@@ -138,6 +147,7 @@ class ComponentVAE(nn.Module):
         encoder_input: str,
         decoder_channels: list[int],
         decoder_stride: int,
+        recompute_decoder: bool = False,
     ):
         """
         Args:
@@ -147,6 +157,7 @@ class ComponentVAE(nn.Module):
             encoder_input: "log_mask" (the paper) or "peak_mask".
             decoder_channels: widths of the unpadded convolutions.
             decoder_stride: the decoder works at 1 / stride of the resolution.
+            recompute_decoder: keep none of its maps for the backward pass.
 
         Raises:
             ValueError: an unknown ``encoder_input``, or a stride that does not divide the image.
@@ -166,7 +177,11 @@ class ComponentVAE(nn.Module):
             in_channels, encoder_channels, encoder_hidden, latent_dim, image_size
         )
         self.decoder = SpatialBroadcastDecoder(
-            latent_dim, decoder_channels, image_size, decoder_stride
+            latent_dim,
+            decoder_channels,
+            image_size,
+            decoder_stride,
+            recompute=recompute_decoder,
         )
 
     @classmethod
@@ -180,6 +195,7 @@ class ComponentVAE(nn.Module):
             "encoder_input": vae.ENCODER_INPUT,
             "decoder_channels": vae.DECODER_CHANNELS,
             "decoder_stride": vae.DECODER_STRIDE,
+            "recompute_decoder": vae.RECOMPUTE_DECODER,
         }
 
     def encode(self, x: torch.Tensor, log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

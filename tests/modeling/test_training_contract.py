@@ -69,6 +69,24 @@ def test_same_seed_same_losses(model):
     assert values(train_losses(model, batch(), seed=1)) != values(first)
 
 
+@pytest.mark.parametrize("name", ["rmonet_unet", "monet", "iodine"])
+def test_a_recomputed_decoder_learns_the_same(small_cfg, name):
+    build, opts, _ = MODELS[name]
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(3)
+        model = build(small_cfg, *opts, "MODEL.VAE.RECOMPUTE_DECODER", recompute)
+        decoded = []
+        decoder = model.decoder if name == "iodine" else model.vae.decoder
+        decoder.output.register_forward_hook(lambda *_, seen=decoded: seen.append(1))
+        sum(train_losses(model, batch()).values()).backward()
+        gradients.append(([p.grad for p in model.parameters()], len(decoded)))
+    (plain, once), (recomputed, again) = gradients
+    assert again > once
+    for a, b in zip(plain, recomputed, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_training_never_reads_ground_truth(model):
     """Garbage where ground truth would be changes no loss by a bit."""
     instances = Instances((64, 64))

@@ -118,6 +118,7 @@ class IODINE(SceneModel):
                 tuple(cfg.INPUT.IMAGE_SIZE),
                 vae.DECODER_STRIDE,
                 nn.ELU,
+                vae.RECOMPUTE_DECODER,
             ),
             "refinement": RefinementNetwork(
                 iodine.REFINE_CHANNELS, iodine.REFINE_HIDDEN, vae.LATENT_DIM

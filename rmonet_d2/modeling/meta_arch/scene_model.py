@@ -94,8 +94,15 @@ class SceneModel(nn.Module):
                     f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
                     f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
                 )
-        images = torch.stack([item["image"] for item in batched_inputs])
-        x = images.to(self.device, non_blocking=True).float() / 255.0
+        images = [item["image"] for item in batched_inputs]
+        # From pinned memory the copy to a GPU goes on while the host does.
+        stacked = torch.empty(
+            (len(images), *images[0].shape),
+            dtype=images[0].dtype,
+            device=images[0].device,
+            pin_memory=self.device.type == "cuda" and not images[0].is_cuda,
+        )
+        x = torch.stack(images, out=stacked).to(self.device, non_blocking=True).float() / 255.0
         return x.contiguous(memory_format=self.memory_format)
 
     def returns(self, *names: str) -> bool:
