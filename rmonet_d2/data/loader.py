@@ -19,6 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from rmonet_d2.data.catalog import unlabelled_dicts
 from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.data.worker_processes import leave_signals_to_parent
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
@@ -108,6 +109,11 @@ class MappedBatches(Dataset):
         return [self._get(i) for i in indices]
 
 
+def _start_worker(number: int) -> None:
+    leave_signals_to_parent()
+    worker_init_reset_seed(number)
+
+
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper | None = None, start_iter: int = 0
 ) -> DataLoader:
@@ -145,7 +151,7 @@ def build_train_loader(
         batch_size=None,
         num_workers=workers,
         collate_fn=trivial_batch_collator,
-        worker_init_fn=worker_init_reset_seed,
+        worker_init_fn=_start_worker,
         # Own generator: making an iterator must not move the global one, which the model uses.
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=workers > 0,
@@ -178,4 +184,5 @@ def build_test_loader(
         drop_last=False,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=trivial_batch_collator,
+        worker_init_fn=_start_worker,
     )

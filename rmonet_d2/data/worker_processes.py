@@ -1,4 +1,4 @@
-"""Pools of worker processes that end with their parent and leave Ctrl-C to it."""
+"""Worker processes that end with their parent and leave signals to it."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -19,6 +19,26 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def leave_signals_to_parent() -> None:
+    """In a worker of a DataLoader: only the parent's own SIGTERM ends it, Ctrl-C does not.
+
+    Ctrl-C, ``timeout`` and batch systems signal every process of a run. A worker that dies of it
+    ends the training with an error before the parent has written its checkpoint.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    parent = os.getppid()
+
+    def wait_for_parents_signal() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_parents_signal, daemon=True).start()
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:

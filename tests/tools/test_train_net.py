@@ -92,6 +92,32 @@ def test_train_kill_resume_and_evaluate(run, command, tmp_path, sprites_root):
             assert value == pytest.approx(last[f"{task}/{name}"], nan_ok=True), name
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_saves_and_stops(command, tmp_path, number):
+    """Ctrl-C, timeout and batch systems signal the workers of the loader too."""
+    line, environment = command(
+        *OPTS, "SOLVER.MAX_ITER", 100000, "SOLVER.CHECKPOINT_PERIOD", 100000,
+        "DATALOADER.NUM_WORKERS", 2, "OUTPUT_DIR", tmp_path,
+    )  # fmt: skip
+    log = tmp_path / "output"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            line, env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+        deadline = time.time() + 200
+        while not (tmp_path / "visualization").is_dir():
+            assert process.poll() is None and time.time() < deadline, log.read_text()
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        code = process.wait(timeout=100)
+    text = log.read_text()
+    assert code == 130 and "DataLoader worker" not in text, text[-3000:]
+    saved = last_checkpoint(tmp_path)
+    assert (
+        f"{number.name} after iteration {int(saved[len('model_') : -len('.pth')])}: saved" in text
+    )
+
+
 def check_outputs(folder, truth):
     """The files that Detectron2's users look for."""
     names = {path.name for path in folder.iterdir()}
