@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from _program import Arguments, exit_status, import_without_detectron2
 
 import_without_detectron2()
