@@ -185,8 +185,12 @@ def models(args) -> list[dict]:
 
 
 def peers(args) -> dict:
-    names = ["rmonet_unet", "monet", "iodine", "space"]
-    rates = time_inference("clevr", names, args.opts, args.repeats)
+    systems = [SYSTEMS[name] for name in ("rmonet_unet", "monet", "iodine", "space")]
+    configs = {system.title: system.config("clevr", full=True) for system in systems}
+    file_name, overrides = configs[systems[0].title]
+    without = [*overrides, "TEST.OUTPUTS", []]
+    configs[f"{systems[0].title}, boxes and masks alone"] = (file_name, without)
+    rates = time_inference(configs, args.opts, args.repeats)
     print(f"\n## Inference at 128x128, the paper's tables for CLEVR, batch of {args.batch_size}\n")
     rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
     print(table(["images/s", "fp32", "bf16"], rows))

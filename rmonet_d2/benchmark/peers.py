@@ -7,10 +7,8 @@ from detectron2.modeling import build_model
 
 from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.benchmark.training import BF16, FP32, Step, config_of, scenes
-from rmonet_d2.comparison.systems import SYSTEMS
 
 MASK_RCNN = "Detectron2's Mask R-CNN, R18-FPN"
-BOXES_AND_MASKS = "R-MONet (UNet), boxes and masks alone"
 
 
 def mask_rcnn_config(image_size: tuple[int, int], max_objects: int, device: str) -> CfgNode:
@@ -51,29 +49,25 @@ class MaskRCNN:
             self.model(self.inputs)
 
 
-def time_inference(dataset: str, names: list[str], opts: list, repeats: int) -> dict[str, dict]:
-    """Inference of systems at one image size, in float32 and bfloat16, side by side.
+def time_inference(
+    configs: dict[str, tuple[str, list]], opts: list, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Inference of systems in float32 and bfloat16, and of Mask R-CNN, side by side.
 
     Args:
-        dataset: whose tables of the paper the systems follow.
-        names: of ``SYSTEMS``.
-        opts: what all of them change, as device, batch and image size.
+        configs: title -> config file and what this system changes in it; the image size, K and
+            batch of the first are Mask R-CNN's.
+        opts: what all of them change, as device and batch.
         repeats: timed batches of each.
 
     Returns:
-        {title: {"fp32": images/s, "bf16": images/s}}; Mask R-CNN, whose operators have no
+        {title: {"fp32": images/s, "bf16": images/s}}; Mask R-CNN, some of whose operators have no
         bfloat16 on the CPU, in float32 alone.
     """
-    variants = {}
-    for name in names:
-        file_name, overrides = SYSTEMS[name].config(dataset, full=True)
-        variants[SYSTEMS[name].title] = (file_name, [*overrides, *opts])
-    unet = SYSTEMS["rmonet_unet"].config(dataset, full=True)[0]
-    variants[BOXES_AND_MASKS] = (unet, [*opts, "TEST.OUTPUTS", []])
     runs, first = {}, None
-    for title, (file_name, overrides) in variants.items():
+    for title, (file_name, overrides) in configs.items():
         for kind, precision in (("fp32", FP32), ("bf16", BF16)):
-            step = Step(config_of(file_name, [*overrides, *precision]))
+            step = Step(config_of(file_name, [*overrides, *opts, *precision]))
             step.model.eval()
             runs[title, kind] = step.infer
             first = first or step
