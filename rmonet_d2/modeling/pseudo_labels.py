@@ -35,6 +35,7 @@ from skimage.measure import label, regionprops
 from torchvision.ops import nms
 
 from rmonet_d2.ops.components import box_means, class_component_boxes, grouped_nms
+from rmonet_d2.ops.indexing import true_positions
 from rmonet_d2.ops.multi_otsu import (
     RESOLUTION,
     classify,
@@ -174,7 +175,7 @@ class BatchedMultiOtsu(PseudoLabels):
             segments.shape,
             self.cumulative,
         )
-        kept = self._has_good_shape(boxes, limits.min_size).nonzero().squeeze(1)
+        kept = true_positions(self._has_good_shape(boxes, limits.min_size))
         mask, boxes = plane.index_select(0, kept) % len(flat), boxes.index_select(0, kept)
         scores = box_means(segments, mask, boxes).float()
         kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
@@ -266,4 +267,7 @@ class SkimageMultiOtsu(PseudoLabels):
 def _instances(
     size: tuple[int, int], boxes: torch.Tensor, scores: torch.Tensor, components: torch.Tensor
 ) -> Instances:
-    return Instances(tuple(size), gt_boxes=Boxes(boxes), scores=scores, components=components)
+    found = Instances(tuple(size))
+    # The constructor compares the lengths of its fields, which takes as long as the NMS.
+    found.get_fields().update(gt_boxes=Boxes(boxes), scores=scores, components=components)
+    return found

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from rmonet_d2.ops.indexing import first_not_below, true_positions
 from rmonet_d2.ops.multi_otsu import MaskSegments
 
 # Box pairs that are compared at once in NMS.
@@ -73,7 +74,7 @@ def class_component_boxes(
     runs = _find_runs(index, classes, num_classes, shape, cumulative)
     root = _join_runs(runs, shape)
     is_root = root == torch.arange(len(root), dtype=root.dtype, device=root.device)
-    head = is_root.nonzero().squeeze(1)
+    head = true_positions(is_root)
     component = (is_root.cumsum(0) - 1).index_select(0, root)
     # A component's first run holds its first pixel, and with it its top row.
     top = runs.row.index_select(0, head)
@@ -167,7 +168,7 @@ def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> t
     new_group = torch.ones_like(group, dtype=torch.bool)
     new_group[1:] = group[1:] != group[:-1]
     row = new_group.cumsum(0) - 1
-    start = new_group.nonzero().squeeze(1)
+    start = true_positions(new_group)
     place = torch.arange(len(boxes), device=boxes.device) - start.index_select(0, row)
     size = int(place.amax()) + 1
     # Missing boxes are empty, and meet none.
@@ -221,7 +222,7 @@ def _find_runs(
     cells[1:].view(len(index), stride)[:, :length] = classes
     positions = (num_classes - 1) * num_masks * (height + 1) * (width // length) * stride
     integer = torch.int32 if positions < 2**31 else torch.int64
-    bounds = (cells[1:] ^ cells[:-1]).bool().nonzero().squeeze(1).to(integer)
+    bounds = true_positions(cells[1:] != cells[:-1]).to(integer)
     class_ = cells[1:].index_select(0, bounds)
 
     levels = torch.arange(1, num_classes, device=index.device, dtype=torch.int8)[:, None]
@@ -229,7 +230,7 @@ def _find_runs(
     changes = inside.clone()
     changes[:, 1:] ^= inside[:, :-1]
     # The last piece is of class 0, so each plane has as many ends as starts, alternating.
-    change = changes.flatten().nonzero().squeeze(1).to(integer)
+    change = true_positions(changes.flatten()).to(integer)
     level = change[0::2] // max(len(bounds), 1)
     start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
     listed = start // stride
@@ -247,8 +248,7 @@ def _join_pieces(runs: _Runs) -> _Runs:
     plane, row, first, last = runs
     joined = torch.zeros_like(first, dtype=torch.bool)
     joined[1:] = (last[:-1] + 1 == first[1:]) & (row[:-1] == row[1:]) & (plane[:-1] == plane[1:])
-    starts = (~joined).nonzero().squeeze(1)
-    ends = (~joined.roll(-1)).nonzero().squeeze(1)
+    starts, ends = true_positions(~joined), true_positions(~joined.roll(-1))
     plane, row, first = (field.index_select(0, starts) for field in (plane, row, first))
     return _Runs(plane, row, first, last.index_select(0, ends))
 
@@ -264,7 +264,7 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
 
     # Positions one row up. For each run b, the first run that does not end before b: if it touches
     # b, it is the first one to do so.
-    rank = torch.searchsorted(last, first - (stride + 1), out_int32=first.dtype == torch.int32)
+    rank = first_not_below(last, first - (stride + 1))
     above = rank.clamp(max=len(first) - 1)
     touches = first.index_select(0, above) <= last - (stride - 1)
     root = _flatten(torch.where(touches, above, own))
@@ -274,7 +274,7 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
     below = below.clamp_(min=0).to(first.dtype)
     touches = first <= last.index_select(0, below) - (stride - 1)
     touches &= last >= first.index_select(0, below) - (stride + 1)
-    joins = (touches & (root != root.index_select(0, below))).nonzero().squeeze(1)
+    joins = true_positions(touches & (root != root.index_select(0, below)))
     pair = torch.stack([joins, below.index_select(0, joins)]).flatten()
     while True:
         near, far = root.index_select(0, pair).view(2, -1)
