@@ -55,7 +55,14 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, prepare, program
     sizes = ["--num-train", "1500", "--num-test", "20", "--chunk", "30", "--workers", "2"]
     assert prepare(tmp_path / "whole", *sizes).returncode == 0
     command = [sys.executable, str(program), "--output", str(tmp_path / "cut"), *sizes]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     parts = tmp_path / "cut" / "multi_dsprites" / ".train_parts"
     while process.poll() is None and len(list(parts.glob("0*.json"))) < 3:
         time.sleep(0.005)
