@@ -37,4 +37,4 @@ def test_weights_of_the_config_of_their_name_find_objects(weights, sprites_root,
 
 
 def test_there_are_weights_of_both_data_sets():
-    assert {path.stem for path in WEIGHTS} >= {"multi_dsprites_rmonet_unet_cpu"}
+    assert {path.stem for path in WEIGHTS} >= {f"{name}_rmonet_unet_cpu" for name in SCENES}
