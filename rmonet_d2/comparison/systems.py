@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 DATASETS = ("multi_dsprites", "clevr")
 # What a quick config, made for Multi-dSprites, changes for CLEVR: the data, and the rows of the
-# paper's tables that differ between the two. Images stay 64x64.
+# paper's tables that differ between the two. Images keep the quick configs' sizes.
 _CLEVR_DATA = [
     *("DATASETS.TRAIN", "('clevr_train',)"),
     *("DATASETS.TEST", "('clevr_test',)"),
