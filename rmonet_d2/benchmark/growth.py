@@ -5,11 +5,12 @@ import gc
 import numpy as np
 from detectron2.config import CfgNode
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.benchmark.training import Step, config_of, peak_memory
 from rmonet_d2.visualization.drawing import colour
-from rmonet_d2.visualization.figures import style_axes
+from rmonet_d2.visualization.figures import GREY, style_axes
 
 COMPONENTS, SIDE, BATCH = "components K", "side of the image", "images a step"
 VALUES = {COMPONENTS: (4, 8, 16, 32), SIDE: (64, 128, 256), BATCH: (1, 4, 16, 64)}
@@ -80,17 +81,28 @@ def measure_growth(
     return found
 
 
+def fitted(work_done: list[float], cost: list[float], power: float) -> np.ndarray:
+    """The costs of the fit with the exponent ``power``, through the points' mean in logarithms."""
+    work_done, cost = np.log(work_done), np.log(cost)
+    return np.exp(cost.mean() + power * (work_done - work_done.mean()))
+
+
 def growth_figure(found: dict[str, dict]) -> Figure:
-    """Seconds and memory over each axis, both axes logarithmic, and the fitted exponents."""
+    """Seconds and memory over each axis, both axes logarithmic, with the fits, dashed."""
     figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
     rows = figure.subplots(2, len(found), squeeze=False)
     for row, cost in zip(rows, (SECONDS, MEMORY), strict=True):
         for axes, (axis, result) in zip(row, found.items(), strict=True):
-            values = [p["value"] for p in result["points"]]
-            power = result["exponents"][cost]
-            axes.plot(values, [p[cost] for p in result["points"]], "o-", color=colour(0) / 255.0)
+            points, power = result["points"], result["exponents"][cost]
+            values, costs = [p["value"] for p in points], [p[cost] for p in points]
+            fit = fitted([p["work"] for p in points], costs, power)
+            axes.plot(values, fit, "--", color=GREY)
+            axes.plot(values, costs, "o-", color=colour(0) / 255.0)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_xticks(values, [str(value) for value in values])
             axes.set_title(f"(pixels x K)^{power:.2f}", fontsize=10)
             axes.set_xlabel(axis)

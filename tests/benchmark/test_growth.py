@@ -10,6 +10,7 @@ from rmonet_d2.benchmark.growth import (
     SECONDS,
     SIDE,
     exponent,
+    fitted,
     growth_figure,
     measure_growth,
     work,
@@ -21,7 +22,9 @@ from rmonet_d2.comparison.curves import render
 def test_the_exponent_of_a_power_is_found():
     work_done = [3.0, 12.0, 48.0, 96.0]
     for power in (0.5, 1.0, 2.0):
-        assert exponent(work_done, [7 * w**power for w in work_done]) == pytest.approx(power)
+        cost = [7 * w**power for w in work_done]
+        assert exponent(work_done, cost) == pytest.approx(power)
+        assert fitted(work_done, cost, power) == pytest.approx(cost)
     with pytest.raises(ValueError, match="two positive points"):
         exponent([1.0], [1.0])
     with pytest.raises(ValueError, match="two positive points"):
