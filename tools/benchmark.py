@@ -14,6 +14,7 @@ data            the training loader's images/s, beside what a training step need
 growth          a training step's time and memory over K, image size and batch, with exponents
 peers           inference at 128x128 beside MONet, IODINE, SPACE and Detectron2's Mask R-CNN
 models          every system of the paper's comparison: parameters, training and inference, memory
+precision       a training step of every system in float32 and bfloat16, both memory formats
 matmul          the machine's matrix products, and the share of their rate that a step reaches
 """
 
@@ -157,13 +158,17 @@ def growth(args) -> dict:
     return found
 
 
-def models(args) -> list[dict]:
-    opts = [*args.opts, *training.VARIANTS[BEST]]
-    configs = {
+def tables_of_all_systems(opts: list) -> dict[str, tuple[str, list]]:
+    """Title -> config file and overrides: the paper's tables for Multi-dSprites, with ``opts``."""
+    return {
         system.title: (file_name, [*overrides, *opts])
         for system in SYSTEMS.values()
         for file_name, overrides in [system.config("multi_dsprites", full=True)]
     }
+
+
+def models(args) -> list[dict]:
+    configs = tables_of_all_systems([*args.opts, *training.VARIANTS[BEST]])
     steps = {title: training.Step(training.config_of(*c)) for title, c in configs.items()}
     train = training.time_steps(steps, args.repeats, True)
     infer = training.time_steps(steps, args.repeats, False)
@@ -180,6 +185,19 @@ def models(args) -> list[dict]:
         for title in configs
     ]
     print(f"\n## All systems, the paper's tables for Multi-dSprites, batch of {args.batch_size}\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
+def precision(args) -> list[dict]:
+    variants = {name: opts for name, opts in training.VARIANTS.items() if name != PLAIN}
+    rows = []
+    for title, (file_name, opts) in tables_of_all_systems(args.opts).items():
+        timings = training.compare(file_name, opts, variants, args.repeats, True)
+        base = timings["fp32"]["seconds"]
+        times = {name: base / timing["seconds"] for name, timing in timings.items()}
+        rows.append({"system": title, "fp32, s": base, **times})
+    print(f"\n## A training step, batch of {args.batch_size}: times as fast as fp32\n")
     print(table(list(rows[0]), (list(row.values()) for row in rows)))
     return rows
 
@@ -224,6 +242,7 @@ SECTIONS = {
     "data": data,
     "growth": growth,
     "models": models,
+    "precision": precision,
     "peers": peers,
     "matmul": matmul,
 }

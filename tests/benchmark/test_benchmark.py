@@ -100,7 +100,7 @@ def test_matmul_rates_are_positive():
     assert all(rate > 0 for rate in matmul_rates(torch.device("cpu"), 64, 1).values())
 
 
-def test_all_systems_in_one_table(tmp_path):
+def test_all_systems_in_tables(tmp_path):
     """Narrow, but every system with its own config and in processes of its own."""
     file = tmp_path / "models.json"
     narrow = [
@@ -108,10 +108,14 @@ def test_all_systems_in_one_table(tmp_path):
         "MODEL.SPACE.GLIMPSE_DECODER_CHANNELS", "[16,16,8,8,8]",
         "MODEL.SPACE.MASK_DECODER_CHANNELS", "[16,16,16,8,8,8]",
     ]  # fmt: skip
-    done = run("models", "--repeats", 1, "--batch-size", 1, "--device", "cpu", "--json", file,
-               "--opts", *narrow)  # fmt: skip
+    done = run("models", "precision", "--repeats", 1, "--batch-size", 1, "--device", "cpu",
+               "--json", file, "--opts", *narrow)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    rows = json.loads(file.read_text())["models"]
-    assert [row["system"] for row in rows] == [system.title for system in SYSTEMS.values()]
+    results = json.loads(file.read_text())
+    titles = [system.title for system in SYSTEMS.values()]
+    for rows in (results["models"], results["precision"]):
+        assert [row["system"] for row in rows] == titles
+    assert all(row["fp32"] == 1 and row["bf16"] > 0 for row in results["precision"])
+    rows = results["models"]
     assert all(row["training images/s"] > 0 and row["inference images/s"] > 0 for row in rows)
     assert all(row["training memory, MiB"] > 0 for row in rows)
