@@ -242,7 +242,8 @@ def _add_regions(cfg: CN) -> None:
     cfg.MODEL.ROI_MASK_HEAD.MLP_DIM = 128
     # The constant added to the logits of alpha at the start of training.
     cfg.MODEL.ROI_MASK_HEAD.INIT_LOGIT = 0.0
-    # sigma: how much of its side a region grows on each side (Sec. 2, tables).
+    # sigma: how much of its side a region grows on each side (Sec. 2, tables). ROIAlignMaskHead
+    # crops the grown region.
     cfg.MODEL.ROI_MASK_HEAD.EXPAND_RATIO = 0.3
 
     cfg.MODEL.REGION_WARMUP = CN()

@@ -14,6 +14,7 @@ from torch import nn
 
 from rmonet_d2.modeling.lite_mask_head import mask_rcnn_layers
 from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.ops.roi_masking import enlarge_boxes
 from rmonet_d2.ops.roi_paste import paste_maps
 
 
@@ -21,7 +22,9 @@ from rmonet_d2.ops.roi_paste import paste_maps
 class ROIAlignMaskHead(nn.Module):
     """Detectron2's ROIAlign and mask head; the predicted maps are pasted back into the image.
 
-    A region sees nothing outside its box, and alpha is 0 there: use EXPAND_RATIO 0.
+    With EXPAND_RATIO 0, the paper's, a region sees nothing outside its box, and alpha is 0 there.
+    With more, the box is enlarged before it is cropped, as ROI masking does it: masks can then grow
+    beyond a box that is smaller than its object, which keeps boxes from shrinking.
     """
 
     @configurable
@@ -32,6 +35,7 @@ class ROIAlignMaskHead(nn.Module):
         pooler: ROIPooler,
         in_features: list[str],
         image_size: tuple[int, int],
+        expand_ratio: float,
         init_logit: float,
     ):
         """
@@ -40,6 +44,7 @@ class ROIAlignMaskHead(nn.Module):
             pooler: the maps and the boxes of each image -> (B R, C, P, P).
             in_features: names of the maps that are pooled from.
             image_size: (H, W) of the logits.
+            expand_ratio: part of its side by which a box grows on each side, clipped to the image.
             init_logit: bias of the prediction at the start.
         """
         super().__init__()
@@ -47,6 +52,7 @@ class ROIAlignMaskHead(nn.Module):
         self.pooler = pooler
         self.in_features = list(in_features)
         self.image_size = image_size
+        self.expand_ratio = expand_ratio
         nn.init.constant_(self.head.predictor.bias, init_logit)
 
     @classmethod
@@ -64,6 +70,7 @@ class ROIAlignMaskHead(nn.Module):
             "pooler": pooler,
             "in_features": in_features,
             "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
+            "expand_ratio": head.EXPAND_RATIO,
             "init_logit": head.INIT_LOGIT,
         }
 
@@ -73,6 +80,10 @@ class ROIAlignMaskHead(nn.Module):
         whole = regions.boxes.new_tensor([0, 0, width, height])
         # A missing region has no side to sample along; what it predicts is masked out later.
         boxes = torch.where(regions.valid[..., None], regions.boxes, whole).detach()
+        if self.expand_ratio > 0:
+            boxes = (
+                enlarge_boxes(boxes, self.expand_ratio).clamp(min=0.0).minimum(whole[[2, 3, 2, 3]])
+            )
         maps = [features[name] for name in self.in_features]
         pooled = self.pooler(maps, [Boxes(image) for image in boxes])
         logits = self.head.layers(pooled)[:, 0]

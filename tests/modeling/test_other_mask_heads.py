@@ -60,7 +60,8 @@ def test_lite_head_region_by_region(head_and_features):
 
 
 def test_roi_align_head_region_by_region(head_and_features):
-    cfg, head, features = head_and_features("ROIAlignMaskHead", "MODEL.ROI_MASK_HEAD.NUM_CONV", 2)
+    keys = ("MODEL.ROI_MASK_HEAD.NUM_CONV", 2, "MODEL.ROI_MASK_HEAD.EXPAND_RATIO", 0.0)
+    cfg, head, features = head_and_features("ROIAlignMaskHead", *keys)
     found = regions()
     with torch.no_grad():
         logits = head(features, found)
@@ -74,6 +75,22 @@ def test_roi_align_head_region_by_region(head_and_features):
                 small = head.head.layers(crop)
                 expected = paste_maps(small[:, 0], box[None], SIZE)
                 torch.testing.assert_close(logits[b, r], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_roi_align_head_crops_enlarged_boxes(head_and_features):
+    """As many pixels as ROI masking sees, and nothing outside the image."""
+    torch.manual_seed(0)
+    name, ratio = "ROIAlignMaskHead", "MODEL.ROI_MASK_HEAD.EXPAND_RATIO"
+    _, head, features = head_and_features(name, ratio, 0.5)
+    _, plain, _ = head_and_features(name, ratio, 0.0)
+    plain.load_state_dict(head.state_dict())
+    found = regions()
+    enlarged = torch.tensor([[0, 0, 43, 39], [4, 0, 64, 64], [29.25, 0, 64, 29.45]])
+    by_hand = Regions(enlarged.expand(2, 3, 4), found.scores, found.valid)
+    with torch.no_grad():
+        logits = head(features, found)[found.valid]
+        torch.testing.assert_close(logits, plain(features, by_hand)[found.valid])
+        assert not torch.allclose(logits, plain(features, found)[found.valid])
 
 
 def test_pasting_beside_detectron2s():
