@@ -29,7 +29,7 @@ def comparison_sheet(scenes: dict[str, Sequence[dict]]) -> np.ndarray:
     """Draw scenes below each other, a column for each system.
 
     A scene takes three rows: what a system reconstructs, its boxes, and the component that wins
-    each pixel. The first column is the image.
+    each pixel. The first column is the image, as the system with the largest images sees it.
 
     Args:
         scenes: {title: scenes}, the same scenes in the same order for every system, each a dict as
@@ -50,7 +50,7 @@ def comparison_sheet(scenes: dict[str, Sequence[dict]]) -> np.ndarray:
     height = 2 * MARGIN + HEADER + number * (block + BETWEEN_SCENES) - BETWEEN_SCENES
     sheet = np.full((height, width, 3), PAPER, np.uint8)
     _header(sheet, list(scenes))
-    images = next(iter(scenes.values()))
+    images = max(scenes.values(), key=lambda found: found[0]["image"].shape[-1])
     for i in range(number):
         top = MARGIN + HEADER + i * (block + BETWEEN_SCENES)
         _put(sheet, top, 0, image_picture(images[i], (CELL, CELL)))

@@ -15,7 +15,13 @@ from rmonet_d2.comparison.curves import convergence_figure, render
 from rmonet_d2.comparison.results import Outcome, ari_table, box_table, curves_csv, results_csv
 from rmonet_d2.comparison.systems import DATASETS, SYSTEMS
 from rmonet_d2.engine import load_config
-from rmonet_d2.visualization.comparison_sheet import comparison_sheet
+from rmonet_d2.visualization.comparison_sheet import (
+    CELL,
+    HEADER,
+    LABEL,
+    MARGIN,
+    comparison_sheet,
+)
 from rmonet_d2.visualization.run_log import read_run
 
 
@@ -113,6 +119,15 @@ def scene(num_components):
         "reconstruction": torch.rand(3, 16, 16),
         "boxes": torch.tensor([[2.0, 3.0, 9.0, 11.0]]),
     }
+
+
+def test_the_first_column_is_the_largest_image():
+    small, large = scene(4), scene(6)
+    large["image"] = torch.zeros(3, 32, 32)
+    for order in ([small, large], [large, small]):
+        sheet = comparison_sheet({str(i): [each] for i, each in enumerate(order)})
+        image = sheet[MARGIN + HEADER :, MARGIN + LABEL :][:CELL, :CELL]
+        assert (image == 0).all()
 
 
 def test_sheet_of_systems_with_different_numbers_of_components():
