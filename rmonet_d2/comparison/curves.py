@@ -35,6 +35,7 @@ def convergence_figure(outcomes: list[Outcome]) -> Figure:
     for axes in (over_images, over_time):
         style_axes(axes)
         axes.set_xlim(left=0)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_ylim(top=1.02)
     handles, labels = over_images.get_legend_handles_labels()
     if handles:
