@@ -87,24 +87,30 @@ def read_plan(args) -> dict:
     Raises:
         ConfigError: the output folder holds another comparison.
     """
-    wanted = {"dataset": args.dataset, "budget": args.budget.text, "configs": args.configs}
+    wanted = {
+        "dataset": args.dataset,
+        "budget": args.budget.text,
+        "configs": args.configs,
+        "opts": args.opts,
+    }
     path = Path(args.output) / PLAN
     if not path.is_file():
-        return {**wanted, "iterations": {}}
+        return {**wanted, "iterations": {}, "machines": {}}
     plan = json.loads(path.read_text())
-    found = {key: plan[key] for key in wanted}
-    if found != wanted:
+    found = {key: plan.get(key) for key in wanted if plan.get(key) != wanted[key]}
+    if found:
         raise ConfigError(f"{path} is of another comparison, {found}: choose another --output.")
     return plan
 
 
 def iterations_of(name: str, args, plan: dict) -> int:
-    """The iterations of a system, fixed when it is first asked for."""
+    """The iterations of a system, fixed when it is first asked for, on the machine of that time."""
     if name not in plan["iterations"]:
         config, overrides = SYSTEMS[name].config(args.dataset, args.configs == "full")
         cfg = load_config(str(ROOT / config), [*overrides, *args.opts, "VIS_PERIOD", 0])
         cfg.MODEL.DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
         plan["iterations"][name] = args.budget.iterations(cfg)
+        plan["machines"][name] = hardware()
         os.makedirs(args.output, exist_ok=True)
         (Path(args.output) / PLAN).write_text(json.dumps(plan, indent=1))
     return plan["iterations"][name]
@@ -164,7 +170,7 @@ def draw_scenes(outcomes: list[Outcome], args) -> None:
     Image.fromarray(comparison_sheet(scenes)).save(Path(args.output) / "scenes.png")
 
 
-def write_files(args) -> str:
+def write_files(args, plan: dict) -> str:
     """Everything that can be written of what is there; returns the Markdown text."""
     outcomes = outcomes_of(args)
     output = Path(args.output)
@@ -176,9 +182,10 @@ def write_files(args) -> str:
     (output / "curves.csv").write_text(curves_csv(outcomes))
     scenes = outcomes[0].run.results.get("decomposition/num_images", 0)
     spent = args.budget.text + (" images" if args.budget.images else "")
+    machines = " and ".join(sorted(set(plan["machines"].values())))
     text = f"""# {args.dataset}: {spent} of training for each system
 
-{args.configs} configs, {hardware()}; {scenes:.0f} test scenes. The paper's figures are of full
+{args.configs} configs, {machines}; {scenes:.0f} test scenes. The paper's figures are of full
 training on a GPU.
 
 ## Foreground ARI (Table 1)
@@ -210,7 +217,7 @@ def main(argv=None) -> int:
     plan = read_plan(args)
     for name in args.systems:
         run_system(name, args, plan)
-        text = write_files(args)
+        text = write_files(args, plan)
     print(f"\n{text}\n{args.output}/comparison.md")
     return 0
 

@@ -1,5 +1,6 @@
 """tools/compare.py: trains under one budget, resumes, and writes tables, curves and sheets."""
 
+import json
 import os
 import subprocess
 import sys
@@ -38,8 +39,14 @@ def test_two_systems(sprites_root, tmp_path):
     assert lines[0] == "system,images,seconds,ARI"
     assert [line.split(",")[:2] for line in lines[1:]].count(["monet", "8"]) == 1
 
-    other = run(sprites_root, "monet", "--budget", "16", "--output", tmp_path)
-    assert other.returncode == 1 and "plan.json is of another comparison" in other.stderr
+    # The machines named are those of the trainings, not of the last call.
+    plan = json.loads((tmp_path / "plan.json").read_text())
+    assert set(plan["machines"]) == {"monet", "rmonet_unet"}
+    assert f"quick configs, {plan['machines']['monet']};" in text
+
+    for changed in (["--budget", "16", "--opts", *OPTS], ["--budget", "8"]):
+        other = run(sprites_root, "monet", "--output", tmp_path, *changed)
+        assert other.returncode == 1 and "plan.json is of another comparison" in other.stderr
 
 
 def test_an_unknown_system_or_budget_is_named(sprites_root):
