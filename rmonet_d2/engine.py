@@ -41,6 +41,7 @@ from rmonet_d2.data.mapper import UnlabelledMapper, check_image_size
 from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.modeling.batch_noise import part_of_batch
+from rmonet_d2.modeling.measured import read_measured
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.visualization.writers import PNGWriter
 
@@ -205,8 +206,12 @@ class SceneTrainer(SimpleTrainer):
         loss_dict = self._accumulate(data)
         self.grad_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-        self._write_metrics(loss_dict, data_time)
-        get_event_storage().put_scalar("grad_norm", norm.item())
+        # The step's only read of scalars; the weights change if it finds them finite.
+        numbers = read_measured(**loss_dict, grad_norm=norm)
+        losses = {name: numbers[name] for name in loss_dict}
+        self._check(losses, numbers["grad_norm"])
+        self._write_metrics({name: torch.tensor(loss) for name, loss in losses.items()}, data_time)
+        get_event_storage().put_scalar("grad_norm", numbers["grad_norm"])
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
@@ -220,7 +225,6 @@ class SceneTrainer(SimpleTrainer):
             alone = nullcontext() if is_last or not self.is_distributed else self.model.no_sync()
             with alone, part_of_batch(part, self.num_parts):
                 losses = self._forward(data[part * size : (part + 1) * size])
-                self._check(losses)
                 self.grad_scaler.scale(sum(losses.values()) / self.num_parts).backward()
             for name, loss in losses.items():
                 total[name] = total.get(name, 0.0) + loss.detach() / self.num_parts
@@ -234,8 +238,11 @@ class SceneTrainer(SimpleTrainer):
         ):
             return self.model(inputs)
 
-    def _check(self, loss_dict: dict[str, torch.Tensor]) -> None:
-        message = non_finite_loss({k: v.item() for k, v in loss_dict.items()}, self.iter)
+    def _check(self, losses: dict[str, float], grad_norm: float) -> None:
+        message = non_finite_loss(losses, self.iter)
+        # The loss scaler of float16 expects gradients of Inf, and skips their steps.
+        if not message and not self.grad_scaler.is_enabled():
+            message = non_finite_loss({"grad_norm": grad_norm}, self.iter)
         if message:
             raise FloatingPointError(message)
 

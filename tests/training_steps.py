@@ -60,6 +60,39 @@ def small_without_detection(small_cfg, *opts):
     return model
 
 
+NLL_KL = {"loss_nll", "loss_kl_z"}
+MIXTURE = {*NLL_KL, "loss_kl_mask"}
+RMONET = {*MIXTURE, "loss_rpn_cls", "loss_rpn_loc"}
+SPACE_KINDS = ("pres", "where", "depth", "what", "mask", "component")
+SPACE_LOSSES = {"loss_nll", "loss_boundary", *(f"loss_kl_{kind}" for kind in SPACE_KINDS)}
+
+
+def _rmonet(small_cfg, *opts):
+    return build_model(small_cfg(*RANDOM_REGIONS, *opts))
+
+
+def _head(name):
+    return ("MODEL.ROI_MASK_HEAD.NAME", name)
+
+
+def _attention(name):
+    return ("MODEL.MONET.ATTENTION", name)
+
+
+# Name -> how it is built, its overrides, the names of its losses.
+MODELS = {
+    "rmonet_unet": (_rmonet, (), RMONET),
+    "rmonet_lite": (_rmonet, _head("LiteMaskHead"), RMONET),
+    "rmonet_roialign": (_rmonet, _head("ROIAlignMaskHead"), RMONET),
+    "rmonet_no_detection": (small_without_detection, (), MIXTURE),
+    "monet": (small_monet, _attention("UNetAttention"), MIXTURE),
+    "monet_fpn": (small_monet, _attention("FPNAttention"), MIXTURE),
+    "monet_fpn_unet": (small_monet, _attention("FPNUNetAttention"), MIXTURE),
+    "iodine": (small_iodine, (), NLL_KL),
+    "space": (small_space, (), SPACE_LOSSES),
+}
+
+
 def batch(count=3, size=(64, 64), **fields):
     """Inputs of a model: noise of a fixed seed, and these fields beside each image."""
     generator = torch.Generator().manual_seed(0)

@@ -13,6 +13,7 @@ from detectron2.layers import nms
 from detectron2.modeling import META_ARCH_REGISTRY, PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
 from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
+from detectron2.structures import Instances
 
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
 from rmonet_d2.modeling.meta_arch.rmonet import RMONet
@@ -24,7 +25,19 @@ from rmonet_d2.ops.roi_masking import ternary_masks
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class PlainPseudoLabelRPN(PseudoLabelRPN):
-    """Detectron2's own selection, image by image, then the second NMS."""
+    """Detectron2's own selection, labels and losses, image by image, and the second NMS."""
+
+    def pseudo_losses(
+        self, outputs: RPNOutputs, pseudo_labels: list[Instances]
+    ) -> dict[str, torch.Tensor]:
+        labels, boxes = self.label_and_sample_anchors(outputs.anchors, pseudo_labels)
+        losses = self.losses(outputs.anchors, outputs.logits, labels, outputs.deltas, boxes)
+        if self.reg_normalizer == "anchors":
+            num_anchors = sum(len(level) for level in outputs.anchors)
+            losses["loss_rpn_loc"] = losses["loss_rpn_loc"] * (
+                self.batch_size_per_image / num_anchors
+            )
+        return losses
 
     @torch.no_grad()
     def select(

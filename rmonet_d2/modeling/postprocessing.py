@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
 from rmonet_d2.ops.components import label_components
+from rmonet_d2.ops.constants import constant
 
 BOX_SOURCES = ("proposal", "mask")
 
@@ -107,7 +108,7 @@ def masks_to_instances(
     instances.components = keep
     instances.mask_boxes = Boxes(mask_boxes)
     if boxes is not None:
-        scale = boxes.new_tensor([size[1] / width, size[0] / height] * 2)
+        scale = constant((size[1] / width, size[0] / height) * 2, boxes.device)
         instances.proposal_boxes = Boxes(boxes[keep] * scale)
         instances.proposal_boxes.clip(tuple(size))
     use_proposals = boxes is not None and box_source == "proposal"

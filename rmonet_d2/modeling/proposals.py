@@ -6,15 +6,22 @@ Shape shorthand:
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import batched_nms
 from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
+from detectron2.modeling.box_regression import _dense_box_regression_loss
 from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances
+from fvcore.nn import smooth_l1_loss
 
+from rmonet_d2.modeling.anchor_labels import match_anchors, sample_labels
+from rmonet_d2.modeling.measured import put_measured
 from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.ops.constants import constant
+from rmonet_d2.ops.nms import padded_nms
 
 
 @dataclass
@@ -32,8 +39,9 @@ class PseudoLabelRPN(RPN):
 
     ``forward`` gives regions and raw outputs but no losses, because the labels are made from masks
     that do not exist yet: :meth:`pseudo_losses` comes later. A second NMS runs across the levels,
-    and only the K - 1 best regions above a score remain (tables, rows "RPN"). Proposals of all
-    images are selected at once.
+    and only the K - 1 best regions above a score remain (tables, rows "RPN"). Proposals are
+    selected and anchors labelled for all images at once; ``PlainPseudoLabelRPN`` goes image by
+    image.
     """
 
     @configurable
@@ -103,14 +111,78 @@ class PseudoLabelRPN(RPN):
 
         Eq. 3 multiplies both sums by the predicted p_i; the sampling takes that place here.
         """
-        labels, boxes = self.label_and_sample_anchors(outputs.anchors, pseudo_labels)
-        losses = self.losses(outputs.anchors, outputs.logits, labels, outputs.deltas, boxes)
-        if self.reg_normalizer == "anchors":
-            num_anchors = sum(len(level) for level in outputs.anchors)
-            losses["loss_rpn_loc"] = losses["loss_rpn_loc"] * (
-                self.batch_size_per_image / num_anchors
+        labels, boxes = self.label_anchors(outputs.anchors, pseudo_labels)
+        positive = labels == 1
+        logits = torch.cat(outputs.logits, dim=1)
+        classification = F.binary_cross_entropy_with_logits(
+            logits, positive.to(logits.dtype), weight=labels >= 0, reduction="sum"
+        )
+        num_images, num_anchors = labels.shape
+        put_measured("rpn/num_pos_anchors", positive.sum() / num_images)
+        put_measured("rpn/num_neg_anchors", (labels == 0).sum() / num_images)
+        return self._normalized(
+            classification,
+            self._regression_loss(outputs, boxes, positive),
+            num_images,
+            num_anchors,
+        )
+
+    @torch.no_grad()
+    def label_anchors(
+        self, anchors: list[Boxes], pseudo_labels: list[Instances]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels (B, A) in {-1, 0, 1}, -1: not sampled, and the matched boxes (B, A, 4)."""
+        anchors = Boxes.cat(anchors)
+        labels, boxes = match_anchors(anchors, pseudo_labels, self.anchor_matcher)
+        if self.anchor_boundary_thresh >= 0:
+            inside = anchors.inside_box(pseudo_labels[0].image_size, self.anchor_boundary_thresh)
+            labels.masked_fill_(~inside, -1)
+        return sample_labels(labels, self.batch_size_per_image, self.positive_fraction), boxes
+
+    def _regression_loss(
+        self, outputs: RPNOutputs, boxes: torch.Tensor, positive: torch.Tensor
+    ) -> torch.Tensor:
+        """The sum over positive anchors."""
+        if self.box_reg_loss_type != "smooth_l1":
+            return _dense_box_regression_loss(
+                outputs.anchors,
+                self.box2box_transform,
+                outputs.deltas,
+                list(boxes),
+                positive,
+                box_reg_loss_type=self.box_reg_loss_type,
             )
-        return losses
+        targets = self._targets(Boxes.cat(outputs.anchors).tensor, boxes, positive)
+        losses = smooth_l1_loss(torch.cat(outputs.deltas, dim=1), targets, self.smooth_l1_beta)
+        return (losses * positive[..., None]).sum()
+
+    def _targets(
+        self, anchors: torch.Tensor, boxes: torch.Tensor, positive: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, A, 4) as ``Box2BoxTransform.get_deltas``, whose check waits for the device; 0 where
+        not positive."""
+        boxes = torch.where(positive[..., None], boxes, anchors)
+        low, size = anchors[:, :2], anchors[:, 2:] - anchors[:, :2]
+        target_size = boxes[..., 2:] - boxes[..., :2]
+        shift = ((boxes[..., :2] + 0.5 * target_size) - (low + 0.5 * size)) / size
+        deltas = torch.cat([shift, (target_size / size).log()], dim=-1)
+        return deltas * constant(self.box2box_transform.weights, deltas.device)
+
+    def _normalized(
+        self,
+        classification: torch.Tensor,
+        regression: torch.Tensor,
+        num_images: int,
+        num_anchors: int,
+    ) -> dict[str, torch.Tensor]:
+        """N_cls and N_reg of Eq. 3."""
+        sampled = self.batch_size_per_image * num_images
+        of_regression = num_anchors * num_images if self.reg_normalizer == "anchors" else sampled
+        losses = {
+            "loss_rpn_cls": classification / sampled,
+            "loss_rpn_loc": regression / of_regression,
+        }
+        return {name: loss * self.loss_weight.get(name, 1.0) for name, loss in losses.items()}
 
     @torch.no_grad()
     def select(
@@ -128,58 +200,64 @@ class PseudoLabelRPN(RPN):
         """
         if cross_level_nms_thresh is None:
             cross_level_nms_thresh = self.cross_level_nms_thresh
-        boxes = self._decode_proposals(outputs.anchors, outputs.deltas)
-        boxes, scores, levels = self._top_of_each_level(boxes, outputs.logits)
-        batch, per_image = scores.shape
-        device = scores.device
-        image = torch.arange(batch, device=device)[:, None].expand(-1, per_image).flatten()
-        boxes, scores, levels = boxes.flatten(0, 1), scores.flatten(), levels.flatten()
-
-        finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores)
-        if self.training and not finite.all():
-            raise FloatingPointError("The RPN predicted boxes or scores of Inf or NaN.")
-        clipped = Boxes(boxes)
-        clipped.clip(image_size)
-        usable = finite & clipped.nonempty(threshold=self.min_box_size)
+        boxes, scores = self._top_of_each_level(outputs)
+        batch, num_levels, count = scores.shape
+        height, width = image_size
+        # Boxes of Inf or NaN are none; if the losses are finite, training may go on.
+        usable = boxes.isfinite().all(dim=-1) & scores.isfinite()
+        boxes = torch.where(usable[..., None], boxes, 0.0)
+        boxes = torch.minimum(boxes.clamp_(min=0), constant((width, height) * 2, boxes.device))
+        usable &= ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
         usable &= scores >= self.score_thresh[self.training]
 
-        keep = usable.nonzero().squeeze(1)
-        num_levels = len(outputs.logits)
-        group = image * num_levels + levels
-        keep = keep[batched_nms(clipped.tensor[keep], scores[keep], group[keep], self.nms_thresh)]
-        keep = keep[self._rank(image[keep], batch) < self.post_nms_topk[self.training]]
-        keep = keep[
-            batched_nms(clipped.tensor[keep], scores[keep], image[keep], cross_level_nms_thresh)
-        ]
-        rank = self._rank(image[keep], batch)
-        keep, rank = keep[rank < self.num_regions], rank[rank < self.num_regions]
-        return self._pad(clipped.tensor[keep], scores[keep], image[keep], rank, batch)
-
-    def _top_of_each_level(self, boxes, logits):
-        """The best ``pre_nms_topk`` of each level: (B, N, 4), (B, N) probabilities, (B, N)."""
-        top_boxes, top_scores, levels = [], [], []
-        for level, (level_boxes, level_logits) in enumerate(zip(boxes, logits, strict=True)):
-            count = min(level_logits.shape[1], self.pre_nms_topk[self.training])
-            top, index = level_logits.topk(count, dim=1)
-            top_scores.append(top.sigmoid())
-            top_boxes.append(level_boxes.gather(1, index[..., None].expand(-1, -1, 4)))
-            levels.append(torch.full_like(index, level))
-        return torch.cat(top_boxes, 1), torch.cat(top_scores, 1), torch.cat(levels, 1)
-
-    @staticmethod
-    def _rank(image: torch.Tensor, batch: int) -> torch.Tensor:
-        """Position of each entry among those of its image, in the given (descending) order."""
-        one_hot = image[:, None] == torch.arange(batch, device=image.device)
-        return one_hot.cumsum(dim=0).gather(1, image[:, None]).squeeze(1) - 1
-
-    def _pad(self, boxes, scores, image, rank, batch) -> Regions:
-        shape = (batch, self.num_regions)
-        regions = Regions(
-            boxes=boxes.new_zeros(*shape, 4),
-            scores=scores.new_zeros(shape),
-            valid=torch.zeros(shape, dtype=torch.bool, device=boxes.device),
+        boxes, scores, usable = (part.flatten(0, 1) for part in (boxes, scores, usable))
+        usable = padded_nms(boxes, usable, self.nms_thresh)
+        found = _Proposals(
+            boxes.view(batch, -1, 4), scores.view(batch, -1), usable.view(batch, -1)
+        ).best(self.post_nms_topk[self.training])
+        kept = padded_nms(found.boxes, found.usable, cross_level_nms_thresh)
+        found = found._replace(usable=kept).best(self.num_regions)
+        missing = self.num_regions - found.usable.shape[1]
+        return Regions(
+            boxes=F.pad(torch.where(found.usable[..., None], found.boxes, 0.0), (0, 0, 0, missing)),
+            scores=F.pad(torch.where(found.usable, found.scores, 0.0), (0, missing)),
+            valid=F.pad(found.usable, (0, missing)),
         )
-        regions.boxes[image, rank] = boxes
-        regions.scores[image, rank] = scores
-        regions.valid[image, rank] = True
-        return regions
+
+    def _top_of_each_level(self, outputs: RPNOutputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """The best ``pre_nms_topk`` of each level, decoded: boxes (B, L, n, 4) and probabilities
+        (B, L, n), descending; the probability is -1 where a level has fewer."""
+        most = self.pre_nms_topk[self.training]
+        most = min(most, max(logits.shape[1] for logits in outputs.logits))
+        anchors, deltas, scores = [], [], []
+        levels = zip(outputs.anchors, outputs.logits, outputs.deltas, strict=True)
+        for level_anchors, level_logits, level_deltas in levels:
+            count = min(level_logits.shape[1], most)
+            top, index = level_logits.topk(count, dim=1)
+            missing = most - count
+            scores.append(F.pad(top.sigmoid(), (0, missing), value=-1.0))
+            anchors.append(F.pad(level_anchors.tensor[index], (0, 0, 0, missing)))
+            index = index[..., None].expand(-1, -1, 4)
+            deltas.append(F.pad(level_deltas.gather(1, index), (0, 0, 0, missing)))
+        anchors, deltas = torch.stack(anchors, dim=1), torch.stack(deltas, dim=1)
+        boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 2), anchors.flatten(0, 2))
+        return boxes.view_as(anchors), torch.stack(scores, dim=1)
+
+
+class _Proposals(NamedTuple):
+    """n boxes of each image: boxes (B, n, 4), scores (B, n), usable (B, n) bool."""
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    usable: torch.Tensor
+
+    def best(self, count: int) -> "_Proposals":
+        """At most ``count`` usable ones of each image, in descending score, then the others."""
+        order = torch.where(self.usable, self.scores, -1.0).argsort(
+            dim=1, descending=True, stable=True
+        )[:, :count]
+        return _Proposals(
+            self.boxes.gather(1, order[..., None].expand(-1, -1, 4)),
+            self.scores.gather(1, order),
+            self.usable.gather(1, order),
+        )

@@ -34,7 +34,7 @@ from skimage.filters import threshold_multiotsu
 from skimage.measure import label, regionprops
 from torchvision.ops import nms
 
-from rmonet_d2.ops.components import box_means, class_component_boxes, grouped_nms
+from rmonet_d2.ops.components import box_means, class_component_boxes
 from rmonet_d2.ops.indexing import true_positions
 from rmonet_d2.ops.multi_otsu import (
     RESOLUTION,
@@ -43,6 +43,7 @@ from rmonet_d2.ops.multi_otsu import (
     mask_segments,
     multi_otsu_thresholds,
 )
+from rmonet_d2.ops.nms import grouped_nms
 
 PSEUDO_LABELS_REGISTRY = Registry("PSEUDO_LABELS")
 PSEUDO_LABELS_REGISTRY.__doc__ = """

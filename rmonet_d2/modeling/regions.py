@@ -11,6 +11,7 @@ from detectron2.modeling import PROPOSAL_GENERATOR_REGISTRY
 from torch import nn
 
 from rmonet_d2.modeling.batch_noise import of_own_images
+from rmonet_d2.ops.constants import constant
 
 
 @dataclass
@@ -46,7 +47,7 @@ def random_boxes(
     """(B, R, 4) boxes inside the image: sides uniform in [min_side, max_side) of the image's sides,
     and a position uniform among those that fit."""
     height, width = image_size
-    extent = torch.tensor([width, height], device=device, dtype=torch.float32)
+    extent = constant((width, height), device)
     draw = of_own_images(torch.rand, (*shape, 2, 2), device)
     side = (min_side + (max_side - min_side) * draw[..., 0, :]) * extent
     corner = draw[..., 1, :] * (extent - side)
@@ -149,7 +150,7 @@ def whole_image_regions(
 ) -> Regions:
     """(B, R) regions that are the whole image: ROI masking with them changes nothing."""
     height, width = image_size
-    box = torch.tensor([0, 0, width, height], device=device, dtype=torch.float32)
+    box = constant((0, 0, width, height), device)
     shape = (batch, num_regions)
     return Regions(
         boxes=box.expand(*shape, 4),

@@ -14,6 +14,7 @@ from torch import nn
 
 from rmonet_d2.modeling.lite_mask_head import mask_rcnn_layers
 from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.ops.constants import constant
 from rmonet_d2.ops.roi_masking import enlarge_boxes
 from rmonet_d2.ops.roi_paste import paste_maps
 
@@ -77,13 +78,13 @@ class ROIAlignMaskHead(nn.Module):
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
         """Logits of alpha_k for every pixel: (B, R, H, W), meaningful in the regions."""
         height, width = self.image_size
-        whole = regions.boxes.new_tensor([0, 0, width, height])
+        device = regions.boxes.device
+        whole = constant((0, 0, width, height), device)
         # A missing region has no side to sample along; what it predicts is masked out later.
         boxes = torch.where(regions.valid[..., None], regions.boxes, whole).detach()
         if self.expand_ratio > 0:
-            boxes = (
-                enlarge_boxes(boxes, self.expand_ratio).clamp(min=0.0).minimum(whole[[2, 3, 2, 3]])
-            )
+            boxes = enlarge_boxes(boxes, self.expand_ratio).clamp(min=0.0)
+            boxes = boxes.minimum(constant((width, height) * 2, device))
         maps = [features[name] for name in self.in_features]
         pooled = self.pooler(maps, [Boxes(image) for image in boxes])
         logits = self.head.layers(pooled)[:, 0]

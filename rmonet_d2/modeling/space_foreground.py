@@ -17,6 +17,7 @@ from rmonet_d2.modeling.batch_noise import of_own_images
 from rmonet_d2.modeling.gaussian import Gaussian
 from rmonet_d2.modeling.space_networks import CellEncoder, GlimpseEncoder, SubPixelDecoder
 from rmonet_d2.ops.compositing import Layers, boundary_loss, composite
+from rmonet_d2.ops.constants import constant
 from rmonet_d2.ops.divergence import bernoulli_kl
 from rmonet_d2.ops.spatial_transform import cut_glimpses, paste_glimpses, paste_weights
 
@@ -65,7 +66,7 @@ class Cells:
         """z_where as (B, N, 4) boxes x0, y0, x1, y1 in pixels; they may leave the image."""
         corners = torch.cat([self.centre - self.scale, self.centre + self.scale], dim=2)
         height, width = size
-        return (corners + 1) / 2 * corners.new_tensor([width, height, width, height])
+        return (corners + 1) / 2 * constant((width, height) * 2, corners.device)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from rmonet_d2.modeling.batch_noise import of_own_images
 CPU_MAP_BYTES = 16 * 2**20
 # log m_k is bounded below here: the encoder needs a finite input where a mask is 0.
 MIN_MASK = 1e-5
+_LOG_MIN_MASK = torch.tensor(MIN_MASK).log().item()
 
 
 @dataclass
@@ -35,7 +36,7 @@ class VAEOutputs:
 
 def log_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
     """The paper's encoder input, x and log m_k: (B K, 4, H, W)."""
-    log_masks = log_masks.clamp(min=torch.tensor(MIN_MASK).log().item())[:, :, None]
+    log_masks = log_masks.clamp(min=_LOG_MIN_MASK)[:, :, None]
     x = x[:, None].expand(-1, log_masks.shape[1], -1, -1, -1)
     return torch.cat([x, log_masks], dim=2).flatten(0, 1)
 

@@ -17,8 +17,9 @@ import torch
 from rmonet_d2.ops.indexing import first_not_below, true_positions
 from rmonet_d2.ops.multi_otsu import MaskSegments
 
-# Box pairs that are compared at once in NMS.
-_MAX_PAIRS = 1 << 22
+# Rounds of shortening paths between two looks at whether they are short: a look at a GPU waits for
+# it, and takes longer than a round.
+_ROUNDS = {"cpu": 1}
 
 
 class Components(NamedTuple):
@@ -151,55 +152,6 @@ def box_means(segments: MaskSegments, mask: torch.Tensor, boxes: torch.Tensor) -
     return total / (heights * (x1 - x0))
 
 
-def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy non-maximum suppression in each group, all groups at once.
-
-    Args:
-        boxes: (M, 4) x0, y0, x1, y1, integers; earlier boxes go first.
-        group: (M,) int64, ascending: boxes of different groups do not meet.
-        threshold: a box goes if its IoU with a kept one before it, in float64, is above this.
-
-    Returns:
-        (M,) bool, True for the boxes that are kept. Two host synchronisations and one per round; a
-        round settles all boxes that wait for no other one, so few are needed.
-    """
-    if len(boxes) == 0:
-        return torch.zeros(0, dtype=torch.bool, device=boxes.device)
-    new_group = torch.ones_like(group, dtype=torch.bool)
-    new_group[1:] = group[1:] != group[:-1]
-    row = new_group.cumsum(0) - 1
-    start = true_positions(new_group)
-    place = torch.arange(len(boxes), device=boxes.device) - start.index_select(0, row)
-    size = int(place.amax()) + 1
-    # Missing boxes are empty, and meet none.
-    padded = boxes.new_zeros(len(start), size, 4, dtype=torch.float64)
-    padded[row, place] = boxes.double()
-    parts = padded.split(max(1, _MAX_PAIRS // size**2))
-    return torch.cat([_keep_greedily(part, threshold) for part in parts])[row, place]
-
-
-def _keep_greedily(boxes: torch.Tensor, threshold: float) -> torch.Tensor:
-    """(G, n) bool for G groups of n boxes (G, n, 4), first ones first."""
-    x0, y0, x1, y1 = boxes.movedim(2, 0).contiguous()
-    areas = (x1 - x0) * (y1 - y0)
-    shared = _shared_lengths(x0, x1).mul_(_shared_lengths(y0, y1))
-    union = areas[:, :, None] + areas[:, None] - shared
-    # [g, j, i]: box i comes before box j and would suppress it.
-    suppresses = (shared / union > threshold).tril_(-1)
-    keep = torch.ones_like(areas, dtype=torch.bool)
-    while True:
-        updated = ~(suppresses & keep[:, None]).any(2)
-        if torch.equal(updated, keep):
-            return keep
-        keep = updated
-
-
-def _shared_lengths(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    """(G, n, n) lengths of the intersections of each group's intervals, (G, n) each."""
-    lengths = torch.minimum(end[:, :, None], end[:, None])
-    return lengths.sub_(torch.maximum(start[:, :, None], start[:, None])).clamp_(min=0)
-
-
 def _all_rows(binary: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     num_planes, height, width = binary.shape
     index = torch.arange(num_planes * height, device=binary.device)
@@ -286,9 +238,11 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 def _flatten(parent: torch.Tensor) -> torch.Tensor:
-    """Point every node (S,) at the root of its tree."""
+    """Point every node (S,) at the root of its tree. A host synchronisation every few rounds."""
+    rounds = _ROUNDS.get(parent.device.type, 4)
     while True:
-        grandparent = parent.index_select(0, parent)
-        if torch.equal(grandparent, parent):
-            return grandparent
-        parent = grandparent
+        before = parent
+        for _ in range(rounds):
+            parent = parent.index_select(0, parent)
+        if torch.equal(parent, before):
+            return parent

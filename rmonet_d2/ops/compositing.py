@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rmonet_d2.ops.constants import constant
+
 # How strongly a nearer object hides one behind it.
 DEPTH_SHARPNESS = 100.0
 # The boundary loss: a kernel of 1 / M^2 inside the frame, times this, against N(0, 0.7^2).
@@ -77,7 +79,7 @@ def boundary_loss(
     # A frame is the whole glimpse without its inside; both are products of a row and a column.
     high = torch.stack([rows.sum(-1), rows[..., width : side - width].sum(-1)], dim=2)
     wide = torch.stack([columns.sum(-1), columns[..., width : side - width].sum(-1)], dim=2)
-    sign = pres[..., None] * pres.new_tensor([1.0, -1.0])
+    sign = pres[..., None] * constant((1.0, -1.0), pres.device, pres.dtype)
     with torch.autocast(pres.device.type, enabled=False):
         left = (high * sign[..., None]).flatten(1, 2)
         frames = left.transpose(1, 2) @ wide.flatten(1, 2)

@@ -41,6 +41,8 @@ def step(model):
 @pytest.mark.parametrize("random_iters", [0, 10])
 @pytest.mark.parametrize("opts", [(), RECIPE])
 def test_one_step_is_the_same(small_cfg, opts, random_iters):
+    # All anchors: Detectron2 draws those of its sample image by image.
+    opts += ("MODEL.RPN.BATCH_SIZE_PER_IMAGE", 10000)
     warmup = ("MODEL.REGION_WARMUP.RANDOM_ITERS", random_iters)
     fast, plain = pair(small_cfg, *opts, *warmup, "MODEL.REGION_WARMUP.END_ITERS", random_iters)
     losses, gradients = step(fast)

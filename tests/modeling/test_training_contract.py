@@ -2,49 +2,8 @@
 
 import pytest
 import torch
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from training_steps import (
-    RANDOM_REGIONS,
-    batch,
-    small_iodine,
-    small_monet,
-    small_space,
-    small_without_detection,
-    train_losses,
-    values,
-)
-
-NLL_KL = {"loss_nll", "loss_kl_z"}
-MIXTURE = {*NLL_KL, "loss_kl_mask"}
-RMONET = {*MIXTURE, "loss_rpn_cls", "loss_rpn_loc"}
-SPACE_KINDS = ("pres", "where", "depth", "what", "mask", "component")
-SPACE = {"loss_nll", "loss_boundary", *(f"loss_kl_{kind}" for kind in SPACE_KINDS)}
-
-
-def _rmonet(small_cfg, *opts):
-    return build_model(small_cfg(*RANDOM_REGIONS, *opts))
-
-
-def _head(name):
-    return ("MODEL.ROI_MASK_HEAD.NAME", name)
-
-
-def _attention(name):
-    return ("MODEL.MONET.ATTENTION", name)
-
-
-MODELS = {
-    "rmonet_unet": (_rmonet, (), RMONET),
-    "rmonet_lite": (_rmonet, _head("LiteMaskHead"), RMONET),
-    "rmonet_roialign": (_rmonet, _head("ROIAlignMaskHead"), RMONET),
-    "rmonet_no_detection": (small_without_detection, (), MIXTURE),
-    "monet": (small_monet, _attention("UNetAttention"), MIXTURE),
-    "monet_fpn": (small_monet, _attention("FPNAttention"), MIXTURE),
-    "monet_fpn_unet": (small_monet, _attention("FPNUNetAttention"), MIXTURE),
-    "iodine": (small_iodine, (), NLL_KL),
-    "space": (small_space, (), SPACE),
-}
+from training_steps import MODELS, batch, train_losses, values
 
 
 @pytest.fixture(params=MODELS)

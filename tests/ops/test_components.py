@@ -1,16 +1,14 @@
-"""Components against scikit-image and a plain flood fill; box means and NMS against loops."""
+"""Components against scikit-image and a plain flood fill; box means against a loop."""
 
 import numpy as np
 import pytest
 import torch
 from skimage.measure import label, regionprops
-from torchvision.ops import nms
 
 from rmonet_d2.ops.components import (
     box_means,
     class_component_boxes,
     connected_component_boxes,
-    grouped_nms,
     label_components,
 )
 from rmonet_d2.ops.multi_otsu import mask_segments
@@ -98,6 +96,14 @@ def test_hard_planes():
     assert as_rows(connected_component_boxes(binary)) == expected_components(labels)
 
 
+def test_rounds_between_two_looks_change_nothing(monkeypatch):
+    """A GPU's number of rounds, on a CPU."""
+    planes = torch.rand(6, 40, 40) < 0.6
+    expected = label_components(planes)
+    monkeypatch.setattr("rmonet_d2.ops.components._ROUNDS", {})
+    assert torch.equal(label_components(planes), expected)
+
+
 def test_plain_flood_fill():
     generator = torch.Generator().manual_seed(2)
     binary = torch.rand(30, 13, 11, generator=generator) < 0.4
@@ -166,39 +172,3 @@ def test_box_means_are_exact(width):
         for n, (x0, y0, x1, y1) in zip(mask.tolist(), boxes.tolist(), strict=True)
     ]
     assert means.tolist() == expected
-
-
-def plain_nms(boxes: list, group: list, threshold: float) -> list[bool]:
-    kept: list[int] = []
-    for i, (x0, y0, x1, y1) in enumerate(boxes):
-        for j in kept:
-            a0, b0, a1, b1 = boxes[j]
-            shared = max(0, min(x1, a1) - max(x0, a0)) * max(0, min(y1, b1) - max(y0, b0))
-            union = (x1 - x0) * (y1 - y0) + (a1 - a0) * (b1 - b0) - shared
-            if group[i] == group[j] and shared / union > threshold:
-                break
-        else:
-            kept.append(i)
-    return [i in kept for i in range(len(boxes))]
-
-
-@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.5, 0.7, 1.0])
-def test_grouped_nms(threshold):
-    generator = torch.Generator().manual_seed(5)
-    corner = torch.randint(0, 12, (400, 2), generator=generator)
-    boxes = torch.cat([corner, corner + torch.randint(1, 12, (400, 2), generator=generator)], 1)
-    group = torch.randint(0, 9, (400,), generator=generator).sort().values * 2
-    kept = grouped_nms(boxes, group, threshold)
-    assert kept.tolist() == plain_nms(boxes.tolist(), group.tolist(), threshold)
-    one = grouped_nms(boxes, torch.zeros_like(group), threshold).nonzero().squeeze(1)
-    ranks = torch.arange(400, 0, -1).double()
-    assert one.tolist() == nms(boxes.double(), ranks, threshold).tolist()
-
-
-def test_grouped_nms_in_parts(monkeypatch):
-    boxes = torch.tensor([[0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 9, 4], [0, 0, 4, 4]])
-    group = torch.tensor([0, 0, 3, 3, 5])
-    whole = grouped_nms(boxes, group, 0.7).tolist()
-    monkeypatch.setattr("rmonet_d2.ops.components._MAX_PAIRS", 1)
-    assert whole == grouped_nms(boxes, group, 0.7).tolist() == [True, False, True, True, True]
-    assert grouped_nms(boxes[:0], group[:0], 0.7).shape == (0,)

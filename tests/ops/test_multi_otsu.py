@@ -115,16 +115,19 @@ def test_few_values():
     assert (multi_otsu_thresholds(masks, 3, 5)[4] == torch.inf).all()
 
 
+@pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize("width", [17, 128])
-def test_classes_are_those_of_digitize(width):
+def test_classes_are_those_of_digitize(width, few):
     masks = some_masks(5, 20, 12, width)
+    if few:
+        masks[:, 2:] *= 0.01
     thresholds = multi_otsu_thresholds(masks, 3, 5)
     segments = foreground_segments(mask_segments(masks), thresholds)
     classes = torch.zeros(masks.shape, dtype=torch.int8).view(-1, segments.values.shape[1])
     classes[segments.index] = classify(segments, thresholds)
     expected = [np.digitize(mask, bins) for mask, bins in zip(masks, thresholds, strict=True)]
     assert (classes.view(masks.shape).numpy() == np.stack(expected)).all()
-    assert len(segments.index) < len(classes)
+    assert few == (len(segments.index) < 0.5 * len(classes))
 
 
 def test_values_below_the_minimum_become_zero():

@@ -9,9 +9,9 @@ Shape shorthand:
 """
 
 import torch
-from detectron2.utils.events import get_event_storage
 
 from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.measured import put_measured
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores
 from rmonet_d2.modeling.regions import Regions
@@ -199,9 +199,9 @@ class MixtureModel(SceneModel):
         return self.results(batched_inputs, masks, scores, generated, boxes, box_source)
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
-        """Put the share of the image that is foreground into the event storage."""
-        foreground = 1.0 - log_masks[:, -1].detach().exp().mean().item()
-        get_event_storage().put_scalar("rmonet/foreground_share", foreground)
+        """Measure the share of the image that is foreground."""
+        foreground = 1.0 - log_masks[:, -1].detach().exp().mean()
+        put_measured("rmonet/foreground_share", foreground)
 
     @torch.no_grad()
     def visualize(

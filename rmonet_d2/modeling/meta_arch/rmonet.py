@@ -21,6 +21,7 @@ from torch import nn
 
 from rmonet_d2.modeling.alternatives import check_mirrors, choose, mirror, mirror_regions
 from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.measured import put_measured
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
 from rmonet_d2.modeling.regions import Regions, RegionWarmup
@@ -244,10 +245,9 @@ class RMONet(MixtureModel):
         return 0.0 * sum(p.sum() for module in modules for p in module.parameters())
 
     def _log_regions(self, regions: Regions, pseudo: list) -> None:
-        storage = get_event_storage()
-        batch = len(pseudo)
-        storage.put_scalar("rmonet/pseudo_boxes", sum(len(p) for p in pseudo) / batch)
-        storage.put_scalar("rmonet/regions", regions.valid.sum().item() / batch)
+        found = sum(len(p) for p in pseudo) / len(pseudo)
+        get_event_storage().put_scalar("rmonet/pseudo_boxes", found)
+        put_measured("rmonet/regions", regions.valid.sum(dim=1).float().mean())
 
     @staticmethod
     def _boxes_to_draw(regions: Regions, pseudo: list | None) -> list[dict]:

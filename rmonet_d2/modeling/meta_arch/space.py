@@ -18,6 +18,7 @@ from detectron2.utils.events import get_event_storage
 
 from rmonet_d2.modeling.annealing import LinearAnnealing
 from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.measured import put_measured
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.space_background import Background, SPACEBackground
 from rmonet_d2.modeling.space_components import pick, to_components
@@ -218,11 +219,8 @@ class SPACE(SceneModel):
 
     def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
         storage = get_event_storage()
-        share = foreground.layers.alpha.detach().mean()
-        objects = (cells.pres_logits.detach() > 0).float().sum(dim=1).mean()
-        share, objects = torch.stack([share, objects]).tolist()
-        storage.put_scalar("rmonet/foreground_share", share)
-        storage.put_scalar("space/objects", objects)
+        put_measured("rmonet/foreground_share", foreground.layers.alpha.mean())
+        put_measured("space/objects", (cells.pres_logits > 0).float().sum(dim=1).mean())
         for name, value in self.annealings.at(iteration).items():
             storage.put_scalar(f"space/{name}", value)
 
