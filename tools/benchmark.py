@@ -8,7 +8,7 @@ tools/benchmark.py --config-file configs/multi_dsprites_rmonet_unet_cpu.yaml --j
 step            a training step, beside the plain one (components looped, nothing shared)
 inference       the same for inference
 memory          peak memory of both, each in a process of its own
-parts           where the time of a training step goes
+parts           where the time and memory of a training step and of inference go
 pseudo_labels   the batched hook, beside the scikit-image loop on the same masks
 data            the training loader's images/s, beside what a training step needs
 growth          a training step's time and memory over K, image size and batch, with exponents
@@ -30,6 +30,7 @@ import rmonet_d2  # noqa: F401 (registers models and data sets)
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
+from rmonet_d2.benchmark.parts import parts_of_step
 from rmonet_d2.benchmark.peers import time_inference
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
 from rmonet_d2.comparison.curves import render
@@ -77,11 +78,13 @@ def memory(args) -> dict:
 
 def parts(args) -> dict:
     cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[BEST]])
-    seconds = training.Step(cfg).timed_by_part(args.repeats)
-    whole = sum(seconds.values())
-    print(f"\n## Where a training step's time goes ({BEST})\n")
-    print(table(["part", "ms", "%"], ([k, 1e3 * v, 100 * v / whole] for k, v in seconds.items())))
-    return seconds
+    found = {}
+    for name, is_training in (("a training step", True), ("inference", False)):
+        rows = parts_of_step(cfg, args.repeats, is_training)
+        print(f"\n## Where time and memory of {name} go ({BEST})\n")
+        print(table(list(rows[0]), (list(row.values()) for row in rows)))
+        found[name] = rows
+    return found
 
 
 def pseudo_labels(args) -> dict:

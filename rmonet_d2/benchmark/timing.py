@@ -1,4 +1,4 @@
-"""Timing of functions side by side, and of parts inside a function."""
+"""Timing of functions side by side, and time and memory of parts inside a function."""
 
 import time
 from collections import defaultdict
@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 import torch
+from torch.profiler import ProfilerActivity, profile, record_function
 
+# Marks the parts of a Stopwatch among the events of PyTorch's profiler.
+_PART = "part: "
 CPU = torch.device("cpu")
 
 
@@ -77,7 +81,8 @@ class Stopwatch:
     def part(self, name: str):
         synchronize(self.device)
         start = time.perf_counter()
-        yield
+        with record_function(_PART + name):
+            yield
         synchronize(self.device)
         self.seconds[name].append(time.perf_counter() - start)
 
@@ -90,6 +95,33 @@ class Stopwatch:
                 return function(*args, **kwargs)
 
         setattr(owner, attribute, timed)
+
+    def memory(self, function: Callable[[], object]) -> dict[str, tuple[float, float]]:
+        """Memory of the parts in one call of a function that runs each of them once.
+
+        Returns:
+            name -> (MiB that are there after the part and were not before it, MiB at the part's
+            peak above what was there when the function began), of tensors on the device.
+        """
+        activities = [ProfilerActivity.CPU]
+        if self.device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        with profile(activities=activities, profile_memory=True, acc_events=True) as recorded:
+            function()
+        parts, changes = {}, []
+        for event in recorded.profiler.kineto_results.events():
+            start = event.start_ns()
+            if event.name() == "[memory]" and event.device_type().name.lower() == self.device.type:
+                changes.append((start, event.nbytes()))
+            elif event.name().startswith(_PART):
+                parts[event.name()[len(_PART) :]] = (start, start + event.duration_ns())
+        times, sizes = np.array(sorted(changes)).T
+        live = np.concatenate([[0], sizes.cumsum()]) / 2**20
+        found = {}
+        for name, span in parts.items():
+            first, last = np.searchsorted(times, span)
+            found[name] = (live[last] - live[first], live[first : last + 1].max())
+        return found
 
     def medians(self) -> dict[str, float]:
         return {name: median(values) for name, values in self.seconds.items()}

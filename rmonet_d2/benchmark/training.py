@@ -1,4 +1,4 @@
-"""Training steps and inference: speed, memory, parts, and the share of the matmul rate."""
+"""Training steps and inference: speed, memory, and the share of the matmul rate."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch.utils.flop_counter import FlopCounterMode
 
-from rmonet_d2.benchmark.timing import Stopwatch, side_by_side
+from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
 from rmonet_d2.engine import load_config
 from rmonet_d2.memory import keep_freed_memory
@@ -62,35 +62,13 @@ class Step:
         )
         self.optimizer.step()
 
-    def __call__(self) -> None:
-        loss = self.forward()
+    def backward(self, loss: torch.Tensor) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.update()
 
-    def timed_by_part(self, repeats: int) -> dict[str, float]:
-        """Median seconds of each part of a step; changes the model, which then times itself."""
-        watch = Stopwatch(self.device)
-        model = self.model
-        watch.wrap(model.backbone, "forward", "backbone")
-        watch.wrap(model.proposal_generator, "forward", "RPN")
-        watch.wrap(model.roi_heads, "forward", "mask head")
-        watch.wrap(model.vae, "forward", "VAE")
-        watch.wrap(model.pseudo_labels, "_label", "pseudo labels")
-        watch.wrap(model.proposal_generator, "pseudo_losses", "RPN losses")
-        for _ in range(repeats + 1):
-            with watch.part("forward"):
-                loss = self.forward()
-            self.optimizer.zero_grad(set_to_none=True)
-            with watch.part("backward"):
-                loss.backward()
-            with watch.part("clipping and Adam"):
-                self.update()
-        parts = watch.medians()
-        whole = parts.pop("forward")
-        inside = sum(v for k, v in parts.items() if k not in ("backward", "clipping and Adam"))
-        parts["masks, likelihood and the rest"] = whole - inside
-        return parts
+    def __call__(self) -> None:
+        self.backward(self.forward())
+        self.update()
 
     def infer(self) -> None:
         with torch.inference_mode(), self.autocast():

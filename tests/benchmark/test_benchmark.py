@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import cv2
+import pytest
 import torch
 from small_model import ROOT, SMALL
 
 from rmonet_d2.benchmark import training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.machine import matmul_rates
+from rmonet_d2.benchmark.parts import parts_of_step
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks, equal_labels, soft_masks
 from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.modeling.pseudo_labels import SkimageMultiOtsu
@@ -37,7 +39,8 @@ def test_every_section_runs(tmp_path):
     assert all(row["images_per_s"] > 0 for row in results["step"].values())
     assert all(row["equal_boxes"] for row in results["pseudo_labels"])
     assert all(row["times the step"] > 0 for row in results["data"])
-    assert done.stdout.count("\n## ") == len(SECTIONS)
+    # The section "parts" is two tables.
+    assert done.stdout.count("\n## ") == len(SECTIONS) + 1
 
 
 def test_an_unknown_section_or_key_is_one_line():
@@ -47,10 +50,19 @@ def test_an_unknown_section_or_key_is_one_line():
     assert "MODEL.NOPE" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_parts_are_all_of_a_step(small_cfg):
-    parts = training.Step(training.config_of("", OPTS)).timed_by_part(2)
-    assert {"backbone", "RPN", "mask head", "VAE", "pseudo labels", "backward"} < set(parts)
-    assert all(seconds > 0 for seconds in parts.values())
+@pytest.mark.parametrize("is_training", [True, False])
+def test_parts_are_all_of_a_step(is_training):
+    rows = {row["part"]: row for row in parts_of_step(training.config_of("", OPTS), 2, is_training)}
+    networks = {"backbone", "RPN", "mask head", "VAE", "the rest"}
+    assert networks < set(rows) and ("backward" in rows) == is_training
+    assert sum(row["%"] for row in rows.values()) == pytest.approx(100)
+    assert all(row["ms"] > 0 for name, row in rows.items() if name != "the rest")
+    assert all(row["peak, MiB"] > 0 for name, row in rows.items() if name != "pseudo labels")
+    # The VAE's decoder holds most of what the backward pass needs, and that frees it.
+    held = {name: row["stays, MiB"] for name, row in rows.items()}
+    assert max(networks - {"the rest"}, key=held.get) == "VAE"
+    if is_training:
+        assert held["backward"] < -held["VAE"]
 
 
 def test_a_step_changes_the_weights_and_counts_its_products():
