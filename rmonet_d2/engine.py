@@ -285,6 +285,8 @@ class SaveOnSignal(HookBase):
         iteration = self.trainer.iter
         if comm.is_main_process():
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        # None leaves while another still waits for it.
+        comm.synchronize()
         logging.getLogger(__name__).warning(
             f"{received} after iteration {iteration}: saved; go on with --resume."
         )

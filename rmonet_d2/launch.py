@@ -23,6 +23,12 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 _MARK = "[rmonet_d2: the user can mend this] "
 
 
+_LOST = (
+    "a process of another machine has ended: its output says why. Go on from the last checkpoint "
+    "in OUTPUT_DIR with --resume, on all machines."
+)
+
+
 class WorkerError(RuntimeError):
     """A process of a distributed run has ended early; the message says which and how."""
 
@@ -41,6 +47,16 @@ class _Guarded:
             if comm.get_world_size() == 1:
                 raise
             raise RuntimeError(f"{_MARK}{error}") from None
+        except RuntimeError as error:
+            if not _is_lost_connection(error):
+                raise
+            raise RuntimeError(f"{_MARK}{_LOST} ({error})") from None
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    """Whether a collective failed because a process at its other end is no longer there."""
+    text = str(error).lower()
+    return isinstance(error, dist.DistBackendError) or ("gloo" in text and "by peer" in text)
 
 
 def launch(main: Callable, args, user_errors: tuple[type[Exception], ...] = ()):
@@ -112,15 +128,13 @@ def _cpu_worker(local_rank: int, main: Callable, args, url: str) -> None:
         local_rank=local_rank,
         per_machine=args.num_gpus,
     )
-    main(args)
-    _leave()
+    _run_and_leave(main, args)
 
 
 def _run_under_torchrun(main: Callable, args) -> None:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     _join("env://", *(int(os.environ[name]) for name in names))
-    main(args)
-    _leave()
+    _run_and_leave(main, args)
 
 
 def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: int) -> None:
@@ -143,13 +157,26 @@ def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: in
     comm.synchronize()
 
 
+def _run_and_leave(main: Callable, args) -> None:
+    """Run ``main``, and leave the process group: also after a run that a signal has stopped."""
+    interrupted = False
+    try:
+        main(args)
+        comm.synchronize()
+    except KeyboardInterrupt:
+        # Raised anew below: this one's traceback holds the model, and with it the process group.
+        interrupted = True
+    _leave()
+    if interrupted:
+        raise KeyboardInterrupt
+
+
 def _leave() -> None:
     """Leave the process group and end gloo's threads, which Detectron2's own references keep alive.
 
     A gloo thread that lets go of a tensor while the interpreter is being torn down aborts the
     process after its work is done ("terminate called without an active exception").
     """
-    comm.synchronize()
     dist.destroy_process_group()
     comm._LOCAL_PROCESS_GROUP = None
     comm._get_global_gloo_group.cache_clear()

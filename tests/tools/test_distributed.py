@@ -2,7 +2,9 @@
 
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,8 +23,8 @@ OPTS = [
     "MODEL.RMONET.VAE_FIRST_ITERS", "1", "MODEL.ROI_MASK_HEAD.INIT_LOGIT", "1.0",
     # Adam's first steps are the gradients' signs, those of rounding noise too: keep them small.
     "SOLVER.BASE_LR", "0.00001",
-    # Batch norm sees the images of its own process, and Detectron2 samples anchors at random.
-    "MODEL.RESNETS.NORM", "FrozenBN", "MODEL.RPN.BATCH_SIZE_PER_IMAGE", "100000",
+    # Batch norm sees the images of its own process.
+    "MODEL.RESNETS.NORM", "FrozenBN",
 ]  # fmt: skip
 TWO = ("--num-gpus", "2", "--dist-url", "auto")
 
@@ -48,6 +50,19 @@ def run(start, tmp_path):
         return process.wait(timeout=300), log.read_text()
 
     return call
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for_checkpoint(out, process, log):
+    deadline = time.time() + 200
+    while not (out / "last_checkpoint").exists():
+        assert process.poll() is None and time.time() < deadline, log.read_text()
+        time.sleep(0.05)
 
 
 def metrics(folder):
@@ -92,10 +107,7 @@ def worker_pids(process):
 def test_a_killed_process_ends_the_run_with_a_checkpoint(start, run, tmp_path):
     log, out = tmp_path / "killed", tmp_path / "out"
     process = start(log, *TWO, *OPTS, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", out)
-    deadline = time.time() + 200
-    while not (out / "last_checkpoint").exists():
-        assert process.poll() is None and time.time() < deadline, log.read_text()
-        time.sleep(0.05)
+    wait_for_checkpoint(out, process, log)
     os.kill(worker_pids(process)[-1], signal.SIGKILL)
     assert process.wait(timeout=120) == 1
     last = log.read_text().strip().splitlines()[-1]
@@ -110,10 +122,7 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint(start, run, tmp_path):
 def test_a_signal_stops_both_after_the_same_iteration(start, tmp_path):
     log, out = tmp_path / "stopped", tmp_path / "out"
     process = start(log, *TWO, *OPTS, "SOLVER.MAX_ITER", 100000, "OUTPUT_DIR", out)
-    deadline = time.time() + 200
-    while not (out / "last_checkpoint").exists():
-        assert process.poll() is None and time.time() < deadline, log.read_text()
-        time.sleep(0.05)
+    wait_for_checkpoint(out, process, log)
     # To one of them only: the other one must stop with it.
     os.kill(worker_pids(process)[0], signal.SIGTERM)
     assert process.wait(timeout=120) in (0, 130)
@@ -129,6 +138,76 @@ def test_torchrun(sprites_root, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "out" / "model_final.pth").exists()
     assert "Rank of current process: 0. World size: 2" in (tmp_path / "out" / "log.txt").read_text()
+
+
+SRUN = """#!/bin/bash
+for node in $(seq 0 $((SLURM_NNODES - 1))); do SLURM_NODEID=$node "$@" & pids+=($!); done
+for pid in "${pids[@]}"; do wait "$pid" || exit 1; done
+"""
+
+
+@pytest.fixture
+def slurm_script(tmp_path):
+    """The job script of docs/distributed.md with a small model and one process a machine."""
+    text = (ROOT / "docs" / "distributed.md").read_text()
+    script = next(block for block in text.split("```bash\n") if block.startswith("#!"))
+    script = script.split("```")[0]
+    options = shlex.join([*OPTS, "OUTPUT_DIR", str(tmp_path / "out")])
+    for old, new in {
+        "python ": f"{sys.executable} ",
+        "--config-file configs/clevr_rmonet_unet.yaml": "",
+        "--num-gpus 8": "--num-gpus 1",
+        ":29500": f":{free_port()} {options}",
+    }.items():
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    path = tmp_path / "job.sh"
+    path.write_text(script)
+    return path
+
+
+def test_the_slurm_example_on_two_machines(slurm_script, sprites_root, tmp_path):
+    """Two machines are two starts on this one; ``srun`` and ``scontrol`` are stand-ins."""
+    for name, text in {"srun": SRUN, "scontrol": "#!/bin/bash\necho 127.0.0.1\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = dict(
+        os.environ,
+        PATH=f"{tmp_path}:{os.environ['PATH']}",
+        DETECTRON2_DATASETS=str(sprites_root),
+        OMP_NUM_THREADS="1",
+        SLURM_NNODES="2",
+        SLURM_JOB_NODELIST="localhost",
+    )
+    line = ["bash", str(slurm_script)]
+    done = subprocess.run(
+        line, env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "Rank of current process: 0. World size: 2" in log
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_a_machine_that_goes_ends_the_other_one(start, tmp_path):
+    out = tmp_path / "out"
+    address = f"tcp://127.0.0.1:{free_port()}"
+    flags = ("--num-gpus", "1", "--num-machines", "2", "--dist-url", address)
+    logs = [tmp_path / f"machine{rank}" for rank in range(2)]
+    machines = [
+        start(log, *flags, "--machine-rank", rank, *OPTS, "SOLVER.MAX_ITER", 100000,
+              "OUTPUT_DIR", out)
+        for rank, log in enumerate(logs)
+    ]  # fmt: skip
+    wait_for_checkpoint(out, machines[0], logs[0])
+    for pid in (*worker_pids(machines[1]), machines[1].pid):
+        os.kill(pid, signal.SIGKILL)
+    machines[1].wait()
+    assert machines[0].wait(timeout=120) == 1
+    last = logs[0].read_text().strip().splitlines()[-1]
+    assert last.startswith("error: a process of another machine has ended") and "--resume" in last
+    assert (out / (out / "last_checkpoint").read_text()).exists()
 
 
 def test_a_mistake_is_one_line(run, tmp_path):
