@@ -21,6 +21,7 @@ from rmonet_d2.modeling.backbone import SkipFPN
 from rmonet_d2.modeling.lite_mask_head import LiteMaskHead
 from rmonet_d2.modeling.mask_heads import UNetMaskHead
 from rmonet_d2.modeling.regions import whole_image_regions
+from rmonet_d2.modeling.step_norm import set_step, use_step_norms
 
 ATTENTION_REGISTRY = Registry("ATTENTION")
 ATTENTION_REGISTRY.__doc__ = """
@@ -48,7 +49,7 @@ def recurrent_log_masks(network: nn.Module, x: torch.Tensor, num_components: int
     below by log ``MIN_SCOPE``, as the VAE's is; the masks are not.
 
     Args:
-        network: of ``ATTENTION_REGISTRY``.
+        network: of ``ATTENTION_REGISTRY``; its batch norms, if any, are told the step.
         x: see the table on top.
         num_components: K, at least 2.
 
@@ -57,7 +58,8 @@ def recurrent_log_masks(network: nn.Module, x: torch.Tensor, num_components: int
     """
     log_scope = torch.zeros_like(x[:, :1], dtype=torch.float32)
     log_masks = []
-    for _ in range(num_components - 1):
+    for step in range(num_components - 1):
+        set_step(network, step)
         seen = log_scope.clamp(min=math.log(MIN_SCOPE))
         logits = network(torch.cat([x, seen.to(x.dtype)], dim=1)).float()
         log_masks.append(log_scope + F.logsigmoid(logits))
@@ -155,8 +157,7 @@ def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
     """ResNet18 + FPN whose first convolution takes 4 channels (Sec. 4.1), for recurrent attention.
 
     Without a detection branch most levels of the FPN have no reader. What cannot change the levels
-    in ``used`` is left out: it would cost time, and have parameters without a gradient. Batch norm
-    keeps one running mean for all steps of the recurrence.
+    in ``used`` is left out: it would cost time, and have parameters without a gradient.
 
     Args:
         used: names of the features that are read; those of the FPN are "p2" to "p5".
@@ -187,17 +188,20 @@ def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
 class _HeadAttention(nn.Module):
     """A backbone of 4 channels and a mask head of R-MONet on one region, the whole image.
 
-    The ROI mask is 1 everywhere then, so that masked features are plain ones.
+    The ROI mask is 1 everywhere then, so that masked features are plain ones. Batch norm keeps
+    statistics for each step of the recurrence (:class:`StepNorm`); the paper does not say.
     """
 
     @configurable
-    def __init__(self, backbone: SkipFPN, head: nn.Module):
+    def __init__(self, backbone: SkipFPN, head: nn.Module, num_steps: int):
         """
         Args:
             backbone: (B, 4, H, W) -> {name: feature map}.
             head: (features, regions) -> logits (B, R, H, W).
+            num_steps: of the recurrence, K - 1.
         """
         super().__init__()
+        use_step_norms(backbone, num_steps)
         self.backbone = backbone
         self.head = head
 
@@ -218,7 +222,11 @@ class FPNAttention(_HeadAttention):
     @classmethod
     def from_config(cls, cfg):
         backbone = build_attention_backbone(cfg, [cfg.MODEL.ROI_MASK_HEAD.LITE_FEATURE])
-        return {"backbone": backbone, "head": LiteMaskHead(cfg, backbone.output_shape())}
+        return {
+            "backbone": backbone,
+            "head": LiteMaskHead(cfg, backbone.output_shape()),
+            "num_steps": cfg.MODEL.RMONET.NUM_COMPONENTS - 1,
+        }
 
 
 @ATTENTION_REGISTRY.register()
@@ -237,4 +245,5 @@ class FPNUNetAttention(_HeadAttention):
         return {
             "backbone": backbone,
             "head": UNetMaskHead(cfg, {"image": image, **backbone.output_shape()}),
+            "num_steps": cfg.MODEL.RMONET.NUM_COMPONENTS - 1,
         }

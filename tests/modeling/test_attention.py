@@ -22,15 +22,16 @@ SMALL_MONET = ("MODEL.MONET.UNET_CHANNELS", [4, 4, 8, 8, 8], "MODEL.MONET.UNET_M
 NETWORKS = ("UNetAttention", "FPNAttention", "FPNUNetAttention")
 
 
-def constant(*logits):
+class Constant(torch.nn.Module):
     """A network whose steps give these logits everywhere, and which keeps its inputs."""
 
-    def network(inputs):
-        network.inputs.append(inputs)
-        return torch.full_like(inputs[:, :1], logits[len(network.inputs) - 1])
+    def __init__(self, *logits):
+        super().__init__()
+        self.logits, self.inputs = logits, []
 
-    network.inputs = []
-    return network
+    def forward(self, inputs):
+        self.inputs.append(inputs)
+        return torch.full_like(inputs[:, :1], self.logits[len(self.inputs) - 1])
 
 
 def test_recurrence_is_alpha_composition():
@@ -55,7 +56,7 @@ def test_recurrence_is_alpha_composition():
 
 
 def test_later_steps_see_what_is_left():
-    network = constant(0.0, 2.0, -1.0)
+    network = Constant(0.0, 2.0, -1.0)
     recurrent_log_masks(network, torch.rand(1, 3, 2, 2), 4)
     left = [1.0, 0.5, 0.5 * (1 - 1 / (1 + math.exp(-2.0)))]
     for inputs, scope in zip(network.inputs, left, strict=True):
@@ -67,7 +68,7 @@ def test_later_steps_see_what_is_left():
 )
 def test_extreme_alphas(logits, winner):
     """alpha of 0 and of 1: masks are finite in log space, sum to 1, and one takes all."""
-    network = constant(*logits)
+    network = Constant(*logits)
     log_masks = recurrent_log_masks(network, torch.rand(2, 3, 4, 4), len(logits) + 1)
     assert log_masks.isfinite().all() and log_masks.dtype == torch.float32
     expected = F.one_hot(torch.tensor(winner), len(logits) + 1).float().view(1, -1, 1, 1)
@@ -257,6 +258,30 @@ def test_every_parameter_of_a_network_gets_a_gradient(small_cfg, name):
     (log_masks * torch.rand_like(log_masks)).sum().backward()
     without = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+def without_bessels_correction(norm, inputs, output):
+    """Divide the running variance by n, as a batch's own is."""
+    if norm.training:
+        num_values = inputs[0].numel() // inputs[0].shape[1]
+        norm.running_var.mul_((num_values - 1) / num_values)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_evaluation_sees_what_training_saw(small_cfg, name):
+    """Once running statistics are those of a batch, its masks are the same in both modes."""
+    network = build_attention(small_cfg(*SMALL_MONET, "MODEL.MONET.ATTENTION", name))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.3)  # later steps see a scope that is far from 1
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0
+                module.register_forward_hook(without_bessels_correction)
+        x = torch.rand(8, 3, 64, 64)
+        training = recurrent_log_masks(network, x, 4)
+        evaluation = recurrent_log_masks(network.eval(), x, 4)
+    torch.testing.assert_close(evaluation, training, rtol=1e-3, atol=1e-3)
 
 
 def test_an_unknown_network_is_named(small_cfg):
