@@ -10,6 +10,8 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torchvision.models import get_model_weights
 
+from rmonet_d2.modeling.step_norm import fit_steps
+
 # torchvision's names -> names under the backbone's bottom-up network.
 _TORCHVISION_NAMES = (
     (r"^conv1\.", "stem.conv1."),
@@ -111,6 +113,7 @@ class SceneCheckpointer(DetectionCheckpointer):
         if is_torchvision_resnet(state):
             logging.getLogger(__name__).info(f"{filename}: torchvision's ResNet, converted.")
             return {"model": convert_torchvision_resnet(state), "backbone_only": True}
+        fit_steps(self.model, state)
         self._check_architecture(filename, state)
         return loaded
 

@@ -45,3 +45,25 @@ def set_step(network: nn.Module, step: int) -> None:
     for module in network.modules():
         if isinstance(module, StepNorm):
             module.step = step
+
+
+def fit_steps(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Change a state dict, in place, to the number of steps of the network's step norms.
+
+    Weights of a smaller K lack the last steps: these get the statistics of the last one that is
+    there. Those of a larger K lose the steps that the network has not.
+    """
+    for prefix, module in network.named_modules():
+        if not isinstance(module, StepNorm):
+            continue
+        names = module.steps[0].state_dict()
+        for step in range(1, len(module.steps)):
+            for name in names:
+                before = f"{prefix}.steps.{step - 1}.{name}"
+                if before in state:
+                    state.setdefault(f"{prefix}.steps.{step}.{name}", state[before])
+        step = len(module.steps)
+        while f"{prefix}.steps.{step}.running_mean" in state:
+            for name in names:
+                state.pop(f"{prefix}.steps.{step}.{name}", None)
+            step += 1

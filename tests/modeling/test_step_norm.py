@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from rmonet_d2.modeling.step_norm import StepNorm, set_step, use_step_norms
+from rmonet_d2.modeling.step_norm import StepNorm, fit_steps, set_step, use_step_norms
 
 
 def run_steps(norms, inputs):
@@ -46,6 +46,19 @@ def test_later_steps_use_the_last_statistics():
     torch.testing.assert_close(*results)
     set_step(norm, 0)
     assert not torch.allclose(norm(y), results[0])
+
+
+@pytest.mark.parametrize("num_steps", [2, 4])
+def test_weights_of_another_number_of_steps(num_steps):
+    trained = nn.Sequential(StepNorm(nn.BatchNorm2d(2), 3))
+    for step, norm in enumerate(trained[0].steps):
+        norm.running_mean.fill_(step + 1.0)
+    network = nn.Sequential(StepNorm(nn.BatchNorm2d(2), num_steps))
+    state = trained.state_dict()
+    fit_steps(network, state)
+    network.load_state_dict(state)
+    means = [norm.running_mean[0].item() for norm in network[0].steps]
+    assert means == [1.0, 2.0, 3.0, 3.0][:num_steps]
 
 
 @pytest.mark.parametrize("norm", [nn.GroupNorm(1, 2), nn.InstanceNorm2d(2), nn.Identity()])
