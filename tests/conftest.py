@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 # Before torch, and for the commands that tests start: threads that wait spin by default, and where
-# another program shares the cores each small operation then waits for a time slice, 40 times as
-# long (docs/performance.md).
+# another program shares the cores each small operation then waits for a time slice: 20 to 40 times
+# as long (docs/performance.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
