@@ -317,6 +317,9 @@ def _add_solver(cfg: CN) -> None:
     # Mixed precision: SOLVER.AMP.ENABLED with "bfloat16" or "float16" (GPU only).
     cfg.SOLVER.AMP.ENABLED = False
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # bfloat16 also on a CPU that emulates it, several times slower than float32; by default such a
+    # CPU trains in float32, and says so.
+    cfg.SOLVER.AMP.EMULATED = False
     cfg.DATASETS.TRAIN = ("multi_dsprites_train",)
     cfg.DATASETS.TEST = ("multi_dsprites_test",)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False

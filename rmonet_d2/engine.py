@@ -42,6 +42,7 @@ from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.modeling.batch_noise import part_of_batch
 from rmonet_d2.modeling.measured import read_measured
+from rmonet_d2.precision import autocast_dtype, falls_back_to_float32
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.visualization.writers import PNGWriter
 
@@ -188,7 +189,13 @@ class SceneTrainer(SimpleTrainer):
         super().__init__(model, data_loader, optimizer)
         self.seed = max(cfg.SEED, 0)
         self.device_type = torch.device(cfg.MODEL.DEVICE).type
-        self.amp_dtype = getattr(torch, cfg.SOLVER.AMP.DTYPE) if cfg.SOLVER.AMP.ENABLED else None
+        self.amp_dtype = autocast_dtype(cfg)
+        if falls_back_to_float32(cfg):
+            logging.getLogger(__name__).warning(
+                "SOLVER.AMP: this CPU has no AVX-512 and would emulate bfloat16, several times "
+                "slower than float32. Training in float32; SOLVER.AMP.EMULATED True trains in "
+                "bfloat16 all the same."
+            )
         self.grad_scaler = torch.amp.GradScaler(
             self.device_type, enabled=self.amp_dtype == torch.float16
         )

@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from rmonet_d2.engine import load_config
+from rmonet_d2.precision import autocast_dtype
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -38,7 +39,8 @@ def test_trains_and_evaluates(cfg):
     scheduler = build_lr_scheduler(cfg, optimizer)
     for _ in range(2):
         # Iteration 0: warm-up by random regions, where the config has one.
-        with EventStorage(0), torch.autocast("cpu", torch.bfloat16, cfg.SOLVER.AMP.ENABLED):
+        dtype = autocast_dtype(cfg)
+        with EventStorage(0), torch.autocast("cpu", dtype, enabled=dtype is not None):
             losses = model(images(cfg, 2))
         assert all(torch.isfinite(loss) for loss in losses.values())
         optimizer.zero_grad()

@@ -167,7 +167,8 @@ def test_non_finite_loss_message():
 
 
 def test_bfloat16_trains(make_trainer):
-    trainer, record = make_trainer("bf16", "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_ITER", 2)
+    opts = ("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.EMULATED", True, "SOLVER.MAX_ITER", 2)
+    trainer, record = make_trainer("bf16", *opts)
     trainer.train()
     assert len(record.losses) == 2
 
