@@ -42,7 +42,7 @@ from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.memory import keep_freed_memory
 from rmonet_d2.modeling.batch_noise import part_of_batch
 from rmonet_d2.modeling.measured import read_measured
-from rmonet_d2.precision import autocast_dtype, falls_back_to_float32
+from rmonet_d2.precision import autocast_dtype, training_autocast
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.visualization.writers import PNGWriter
 
@@ -188,16 +188,16 @@ class SceneTrainer(SimpleTrainer):
     def __init__(self, model, data_loader, optimizer, cfg: CfgNode):
         super().__init__(model, data_loader, optimizer)
         self.seed = max(cfg.SEED, 0)
-        self.device_type = torch.device(cfg.MODEL.DEVICE).type
-        self.amp_dtype = autocast_dtype(cfg)
-        if falls_back_to_float32(cfg):
+        self.autocast = training_autocast(cfg)
+        dtype = autocast_dtype(cfg)
+        if cfg.SOLVER.AMP.ENABLED and dtype is None:
             logging.getLogger(__name__).warning(
                 "SOLVER.AMP: this CPU has no AVX-512 and would emulate bfloat16, several times "
                 "slower than float32. Training in float32; SOLVER.AMP.EMULATED True trains in "
                 "bfloat16 all the same."
             )
         self.grad_scaler = torch.amp.GradScaler(
-            self.device_type, enabled=self.amp_dtype == torch.float16
+            torch.device(cfg.MODEL.DEVICE).type, enabled=dtype == torch.float16
         )
         clip = cfg.SOLVER.CLIP_GRADIENTS
         self.max_norm = clip.CLIP_VALUE if clip.ENABLED else math.inf
@@ -240,9 +240,7 @@ class SceneTrainer(SimpleTrainer):
     def _forward(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
         # The same on all ranks and for all parts: each takes what is drawn for its images.
         torch.manual_seed((self.seed << 40) + self.iter)
-        with torch.autocast(
-            self.device_type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
-        ):
+        with self.autocast:
             return self.model(inputs)
 
     def _check(self, losses: dict[str, float], grad_norm: float) -> None:

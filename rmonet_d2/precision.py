@@ -16,15 +16,18 @@ def emulates_bfloat16(device: str) -> bool:
     return on_cpu and torch.backends.cpu.get_cpu_capability() == "AVX2"
 
 
-def falls_back_to_float32(cfg: CfgNode) -> bool:
-    """Whether ``SOLVER.AMP`` is on, and not used because this CPU would emulate it."""
-    amp = cfg.SOLVER.AMP
-    wanted = amp.ENABLED and amp.DTYPE == "bfloat16" and not amp.EMULATED
-    return wanted and emulates_bfloat16(cfg.MODEL.DEVICE)
-
-
 def autocast_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """What ``torch.autocast`` shall use in training; None for float32."""
-    if not cfg.SOLVER.AMP.ENABLED or falls_back_to_float32(cfg):
+    """What ``torch.autocast`` shall use in training; None for float32, also where ``SOLVER.AMP`` is
+    on and this CPU would emulate it."""
+    amp = cfg.SOLVER.AMP
+    emulated = amp.DTYPE == "bfloat16" and emulates_bfloat16(cfg.MODEL.DEVICE)
+    if not amp.ENABLED or (emulated and not amp.EMULATED):
         return None
-    return getattr(torch, cfg.SOLVER.AMP.DTYPE)
+    return getattr(torch, amp.DTYPE)
+
+
+def training_autocast(cfg: CfgNode) -> torch.autocast:
+    """A context for the forward pass of training, which may be entered again and again."""
+    dtype = autocast_dtype(cfg)
+    kind = torch.device(cfg.MODEL.DEVICE).type
+    return torch.autocast(kind, dtype=dtype, enabled=dtype is not None)

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from rmonet_d2.engine import load_config
-from rmonet_d2.precision import autocast_dtype
+from rmonet_d2.precision import training_autocast
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -39,8 +39,7 @@ def test_trains_and_evaluates(cfg):
     scheduler = build_lr_scheduler(cfg, optimizer)
     for _ in range(2):
         # Iteration 0: warm-up by random regions, where the config has one.
-        dtype = autocast_dtype(cfg)
-        with EventStorage(0), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        with EventStorage(0), training_autocast(cfg):
             losses = model(images(cfg, 2))
         assert all(torch.isfinite(loss) for loss in losses.values())
         optimizer.zero_grad()

@@ -17,14 +17,12 @@ from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
 from rmonet_d2.engine import load_config
 from rmonet_d2.memory import keep_freed_memory
-from rmonet_d2.precision import autocast_dtype
+from rmonet_d2.precision import training_autocast
 from rmonet_d2.solver import build_optimizer
 
 FP32 = ["SOLVER.AMP.ENABLED", False]
-BF16 = [
-    *("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "bfloat16"),
-    *("SOLVER.AMP.EMULATED", True),
-]
+# What is asked for, on any CPU.
+BF16 = [*("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.EMULATED", True), "SOLVER.AMP.DTYPE", "bfloat16"]
 CONTIGUOUS = ["MODEL.RMONET.CHANNELS_LAST", False]
 CHANNELS_LAST = ["MODEL.RMONET.CHANNELS_LAST", True]
 # Name -> config overrides. The first is what the others are compared with.
@@ -49,13 +47,10 @@ class Step:
         self.model = build_model(cfg).train()
         self.optimizer = build_optimizer(cfg, self.model)
         self.inputs = scenes(cfg)
-        self.dtype = autocast_dtype(cfg)
-
-    def autocast(self):
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
+        self.autocast = training_autocast(cfg)
 
     def forward(self) -> torch.Tensor:
-        with EventStorage(LATE), self.autocast():
+        with EventStorage(LATE), self.autocast:
             return sum(self.model(self.inputs).values())
 
     def update(self) -> None:
@@ -73,7 +68,7 @@ class Step:
         self.update()
 
     def infer(self) -> None:
-        with torch.inference_mode(), self.autocast():
+        with torch.inference_mode(), self.autocast:
             self.model(self.inputs)
 
 
