@@ -219,7 +219,9 @@ def peers(args) -> dict:
 
 
 def matmul(args) -> dict:
-    rates = machine.matmul_rates(torch.device(args.device))
+    device = torch.device(args.device)
+    size = machine.matmul_size(device)
+    rates = machine.matmul_rates(device, size, args.repeats)
     rows = []
     for name, dtype in (("fp32, channels-last", "fp32"), (BEST, "bf16")):
         run = {name: training.VARIANTS[name]}
@@ -229,7 +231,7 @@ def matmul(args) -> dict:
         rate = gflop / seconds["seconds"]
         rows.append([name, gflop, rate, rates[dtype], 100 * rate / rates[dtype]])
     print("\n## Share of the matrix product's rate\n")
-    header = ["training step", "GFLOP a step", "GFLOP/s", "2048 x 2048 product, GFLOP/s", "%"]
+    header = ["training step", "GFLOP a step", "GFLOP/s", f"{size} x {size} product, GFLOP/s", "%"]
     print(table(header, rows))
     return [dict(zip(header, row, strict=True)) for row in rows]
 

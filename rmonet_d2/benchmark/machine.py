@@ -6,6 +6,7 @@ import torch
 
 from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.hardware import processor
+from rmonet_d2.precision import emulates_bfloat16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -19,6 +20,12 @@ def describe(device: torch.device) -> dict[str, str]:
     info["torch"] = torch.__version__
     info["python"] = platform.python_version()
     return info
+
+
+def matmul_size(device: torch.device) -> int:
+    """The side of the matrices whose product :func:`matmul_rates` should time: 2048, or 512 where
+    one product of 2048 in emulated bfloat16 takes a minute."""
+    return 512 if emulates_bfloat16(device.type) else 2048
 
 
 def matmul_rates(device: torch.device, size: int = 2048, repeats: int = 9) -> dict[str, float]:
