@@ -6,7 +6,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 READY := $(VENV)/setup-done
 CUT_OFF := $(VENV)/setup-unfinished
-SETUP_FILES := requirements.lock setup.py tools/install_detectron2.py tools/detectron2_fixes.py
+SETUP_FILES := requirements.lock setup.py rmonet_d2/csrc/mask_boxes.cpp \
+    tools/install_detectron2.py tools/detectron2_fixes.py
 # A failed update leaves the finished set-up that was there; a first one that fails starts anew.
 OR_FAIL := || { test ! -e $(READY) || rm -f $(CUT_OFF); exit 1; }
 # Two set-ups of one folder take turns, where the system has flock.
@@ -21,7 +22,7 @@ help:
 	@echo "make setup      builds .venv with everything installed (5 GB; a few minutes)"
 	@echo "make lint       checks the code with ruff (style and format)"
 	@echo "make clean      removes build products and caches; keeps .venv, datasets and output"
-	@echo "make distclean  make clean, and removes .venv"
+	@echo "make distclean  make clean, and removes what make setup built"
 
 setup: $(READY)
 
@@ -40,7 +41,7 @@ clean:
 	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) rmonet_d2/_mask_boxes.*
 
 $(READY): $(SETUP_FILES)
 	@$(TAKE_TURNS) $(MAKE) --no-print-directory build-venv
@@ -73,6 +74,8 @@ build-venv:
 	@$(PY) tools/install_detectron2.py $(OR_FAIL)
 	@echo "Set-up 4/4: this package (5 s)"
 	@$(PIP) install -qq --no-deps --no-build-isolation -e . $(OR_FAIL)
+	@ls rmonet_d2/_mask_boxes.* >/dev/null 2>&1 \
+	    || echo "No C++ compiler: the pseudo labels will be torch operations, which are slower."
 	@rm -f $(CUT_OFF)
 	@touch $(READY)
 	@echo "Set-up done: $(VENV)"

@@ -8,11 +8,24 @@ OpenCV, which Detectron2 and this package import, is an extra, as two packages p
 only one should be installed: `rmonet_d2[opencv]` is opencv-python, `rmonet_d2[headless]` is
 opencv-python-headless for machines without a display's libraries (what the lock file has).
 
+The loops over pixels of the pseudo labels are compiled where there is a C++ compiler. Without one
+the package works all the same; the pseudo labels of a CPU are then torch operations.
+
 `rmonet_d2[render]` adds Blender's module bpy for datasets/render_clevr.py. Each bpy has wheels for
 one version of Python: 5.0 and 4.x need 3.11 exactly.
 """
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+
+# Not an extension module of Python: rmonet_d2/ops/compiled.py calls its C functions by ctypes.
+MASK_BOXES = Extension(
+    "rmonet_d2._mask_boxes",
+    ["rmonet_d2/csrc/mask_boxes.cpp"],
+    language="c++",
+    extra_compile_args=["-O3", "-std=c++17", "-pthread"],
+    extra_link_args=["-pthread"],
+    optional=True,
+)
 
 setup(
     name="rmonet_d2",
@@ -21,6 +34,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["rmonet_d2", "rmonet_d2.*"]),
+    ext_modules=[MASK_BOXES],
     python_requires=">=3.10",  # tested: 3.10, 3.11, 3.12
     install_requires=[
         "torch>=2.3",  # tested: 2.11.0 (the fixed Detectron2 0.6 needs torch.amp.GradScaler, 2.3)

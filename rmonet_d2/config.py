@@ -258,8 +258,9 @@ def _add_regions(cfg: CN) -> None:
 
 def _add_pseudo_labels(cfg: CN) -> None:
     cfg.MODEL.PSEUDO_LABELS = CN()
-    # "BatchedMultiOtsu" (torch, batched) or "SkimageMultiOtsu" (scikit-image, mask by mask).
-    cfg.MODEL.PSEUDO_LABELS.NAME = "BatchedMultiOtsu"
+    # "CompiledMultiOtsu" (on a CPU compiled loops, on a GPU torch), "BatchedMultiOtsu" (torch) or
+    # "SkimageMultiOtsu" (scikit-image, mask by mask). All give the same boxes.
+    cfg.MODEL.PSEUDO_LABELS.NAME = "CompiledMultiOtsu"
     # Masks that become boxes: "attention" or "posterior", as MODEL.RMONET.OUTPUT_MASKS.
     cfg.MODEL.PSEUDO_LABELS.MASKS = "attention"
     cfg.MODEL.PSEUDO_LABELS.NUM_BINS = 5

@@ -3,7 +3,7 @@
 Shape shorthand:
     B: images.  R = K - 1: foreground masks m_k of an image.  H, W: image size.  N = B R masks.
 
-Both implementations follow the same rules, and give equal boxes in the same order:
+All implementations follow the same rules, and give equal boxes in the same order:
 
 1. Values of m_k below ``min_value`` become 0. A mask whose peak is below ``min_peak``, or that
    holds a NaN or an infinity, gives no box.
@@ -34,6 +34,7 @@ from skimage.filters import threshold_multiotsu
 from skimage.measure import label, regionprops
 from torchvision.ops import nms
 
+from rmonet_d2.ops import compiled
 from rmonet_d2.ops.components import box_means, class_component_boxes
 from rmonet_d2.ops.indexing import true_positions
 from rmonet_d2.ops.multi_otsu import (
@@ -144,7 +145,7 @@ class PseudoLabels(ABC):
 
 @PSEUDO_LABELS_REGISTRY.register()
 class BatchedMultiOtsu(PseudoLabels):
-    """All masks of a batch at once, on the device of the masks; the default.
+    """All masks of a batch at once, on the device of the masks.
 
     The host waits only where the size of a result is needed (pixels, runs, components, kept
     boxes) and after each of the few rounds that join runs, never per image, mask or box.
@@ -164,10 +165,20 @@ class BatchedMultiOtsu(PseudoLabels):
     def _find(self, masks: torch.Tensor, limits: BoxLimits) -> tuple[torch.Tensor, ...]:
         """Image, box, score and mask of the M labels, ordered by image and descending score."""
         num_masks = masks.shape[1]
-        flat = masks.flatten(0, 1)
-        segments = mask_segments(flat, self.min_value)
+        mask, boxes, scores = self._components(masks.flatten(0, 1), limits.min_size)
+        kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
+        mask, boxes = mask.index_select(0, kept), boxes.index_select(0, kept).float()
+        image = mask // num_masks
+        return image, boxes, scores.index_select(0, kept), mask - image * num_masks
+
+    def _components(
+        self, masks: torch.Tensor, min_size: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Mask (M,), box (M, 4) and float32 score (M,) of the components of masks (N, H, W) that
+        have a good shape, ordered by class, mask and first pixel."""
+        segments = mask_segments(masks, self.min_value)
         thresholds = multi_otsu_thresholds(segments, self.num_classes, self.num_bins)
-        thresholds = thresholds.masked_fill((segments.high < self.min_peak)[:, None], torch.inf)
+        thresholds = self._without_faint(thresholds, segments.high)
         foreground = foreground_segments(segments, thresholds)
         plane, boxes = class_component_boxes(
             foreground.index,
@@ -176,13 +187,17 @@ class BatchedMultiOtsu(PseudoLabels):
             segments.shape,
             self.cumulative,
         )
-        kept = true_positions(self._has_good_shape(boxes, limits.min_size))
-        mask, boxes = plane.index_select(0, kept) % len(flat), boxes.index_select(0, kept)
-        scores = box_means(segments, mask, boxes).float()
-        kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
-        mask, boxes = mask.index_select(0, kept), boxes.index_select(0, kept).float()
-        image = mask // num_masks
-        return image, boxes, scores.index_select(0, kept), mask - image * num_masks
+        mask, boxes = self._with_good_shape(plane % len(masks), boxes, min_size)
+        return mask, boxes, box_means(segments, mask, boxes).float()
+
+    def _without_faint(self, thresholds: torch.Tensor, peaks: torch.Tensor) -> torch.Tensor:
+        return thresholds.masked_fill((peaks < self.min_peak)[:, None], torch.inf)
+
+    def _with_good_shape(
+        self, mask: torch.Tensor, boxes: torch.Tensor, min_size: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = true_positions(self._has_good_shape(boxes, min_size))
+        return mask.index_select(0, kept), boxes.index_select(0, kept)
 
     def _has_good_shape(self, boxes: torch.Tensor, min_size: float) -> torch.Tensor:
         """(M,) bool for (M, 4) boxes."""
@@ -202,6 +217,24 @@ class BatchedMultiOtsu(PseudoLabels):
             boxes.index_select(0, order), image.index_select(0, order), self.nms_thresh
         )
         return order[kept]
+
+
+@PSEUDO_LABELS_REGISTRY.register()
+class CompiledMultiOtsu(BatchedMultiOtsu):
+    """As :class:`BatchedMultiOtsu`, with compiled loops over the pixels of masks on a CPU; the
+    default. On other devices, and where the loops were not built, it is the same."""
+
+    def _components(
+        self, masks: torch.Tensor, min_size: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        if masks.device.type != "cpu" or not compiled.is_available():
+            return super()._components(masks, min_size)
+        spans = compiled.mask_spans(masks, self.min_value)
+        thresholds = compiled.multi_otsu_thresholds(spans, self.num_classes, self.num_bins)
+        thresholds = self._without_faint(thresholds, spans.high)
+        plane, boxes = compiled.class_component_boxes(spans, thresholds, self.cumulative)
+        mask, boxes = self._with_good_shape(plane % len(masks), boxes, min_size)
+        return mask, boxes, compiled.box_means(spans, mask, boxes).float()
 
 
 @PSEUDO_LABELS_REGISTRY.register()

@@ -15,7 +15,8 @@ Training masks are exactly 0 outside their regions, so the work per pixel is don
 rows that are not all 0 (:class:`MaskSegments`).
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -105,8 +106,40 @@ def multi_otsu_thresholds(
             f"Multi-Otsu needs at least 2 classes and 2 bins, got {num_classes} and {num_bins}."
         )
     segments = masks if isinstance(masks, MaskSegments) else mask_segments(masks)
-    edges = _histogram_edges(segments.low, segments.high, num_bins)
-    counts = _histograms(segments, edges)
+    _, height, width = segments.shape
+    return histogram_thresholds(
+        segments.low,
+        segments.high,
+        height * width,
+        partial(_count_at_least, segments),
+        num_classes,
+        num_bins,
+    )
+
+
+def histogram_thresholds(
+    low: torch.Tensor,
+    high: torch.Tensor,
+    num_pixels: int,
+    count_at_least: Callable[[torch.Tensor], torch.Tensor],
+    num_classes: int,
+    num_bins: int,
+) -> torch.Tensor:
+    """:func:`multi_otsu_thresholds` of masks of which only counts of pixels are needed.
+
+    Args:
+        low, high: (N,) float32, smallest and largest value of each mask; NaN if it has a NaN.
+        num_pixels: P.
+        count_at_least: from (N, D - 1) float32, the bounds between the bins of each mask, to the
+            pixels at or above them, (N, D - 1). Called once.
+        num_classes, num_bins: C and D.
+    """
+    edges = _histogram_edges(low, high, num_bins)
+    at_least = edges.new_zeros(edges.shape)
+    at_least[:, 0] = num_pixels
+    at_least[:, 1:-1] = count_at_least(edges[:, 1:-1])
+    # Meaningless for masks without contrast.
+    counts = (at_least[:, :-1] - at_least[:, 1:]).long()
     occupied = counts > 0
     num_occupied = occupied.sum(1, keepdim=True)
 
@@ -117,7 +150,7 @@ def multi_otsu_thresholds(
         best = _best_bins(counts, num_classes)
         bins = torch.where(num_occupied > num_classes, best, bins)
     centres = (edges[:, :-1] + edges[:, 1:]) / 2
-    missing = (order >= num_occupied - 1) | ~_has_contrast(segments, num_bins)[:, None]
+    missing = (order >= num_occupied - 1) | ~_has_contrast(low, high, num_bins)[:, None]
     return centres.gather(1, bins).masked_fill(missing, torch.inf)
 
 
@@ -152,10 +185,10 @@ def _at_least(
     return torch.ge(values, bound, out=torch.empty_like(values) if out is None else out)
 
 
-def _has_contrast(segments: MaskSegments, num_bins: int) -> torch.Tensor:
+def _has_contrast(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
     """(N,) bool: the mask is finite and has more than one value."""
-    extent = segments.high - segments.low
-    return (extent > num_bins * RESOLUTION * segments.high) & (extent < torch.inf)
+    extent = high - low
+    return (extent > num_bins * RESOLUTION * high) & (extent < torch.inf)
 
 
 def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
@@ -167,19 +200,15 @@ def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> to
     return edges
 
 
-def _histograms(segments: MaskSegments, edges: torch.Tensor) -> torch.Tensor:
-    """(N, D) int64 histograms of all P pixels; meaningless for masks without contrast."""
-    num_masks, height, width = segments.shape
-    inner = edges[:, 1:-1].t().contiguous().index_select(1, segments.mask).unsqueeze(2)
-    reached = edges.new_empty(inner.shape[:2])
+def _count_at_least(segments: MaskSegments, bounds: torch.Tensor) -> torch.Tensor:
+    """(N, D - 1) float32: pixels at or above each of the bounds (N, D - 1), which are positive."""
+    inner = bounds.t().contiguous().index_select(1, segments.mask).unsqueeze(2)
+    reached = bounds.new_empty(inner.shape[:2])
     scratch = torch.empty_like(segments.values)
-    for edge, count in zip(inner, reached, strict=True):
-        torch.sum(_at_least(segments.values, edge, scratch), dim=1, out=count)
-    # Pixels at or above each edge. The segments that are not listed are 0: only above the first.
-    at_least = edges.new_zeros(num_masks, edges.shape[1])
-    at_least[:, 0] = height * width
-    at_least[:, 1:-1].index_add_(0, segments.mask, reached.t())
-    return (at_least[:, :-1] - at_least[:, 1:]).long()
+    for bound, count in zip(inner, reached, strict=True):
+        torch.sum(_at_least(segments.values, bound, scratch), dim=1, out=count)
+    # The segments that are not listed are 0.
+    return torch.zeros_like(bounds).index_add_(0, segments.mask, reached.t())
 
 
 def _between_class_variances(counts: torch.Tensor) -> torch.Tensor:

@@ -12,11 +12,13 @@ from rmonet_d2.config import add_rmonet_config
 from rmonet_d2.modeling.pseudo_labels import (
     PSEUDO_LABELS_REGISTRY,
     BatchedMultiOtsu,
+    CompiledMultiOtsu,
     SkimageMultiOtsu,
     build_pseudo_labels,
 )
+from rmonet_d2.ops import compiled
 
-HOOKS = [BatchedMultiOtsu, SkimageMultiOtsu]
+HOOKS = [CompiledMultiOtsu, BatchedMultiOtsu, SkimageMultiOtsu]
 
 
 def assert_equal(ours, expected):
@@ -29,9 +31,10 @@ def assert_equal(ours, expected):
 
 
 def compare(masks, **options):
-    ours = BatchedMultiOtsu(**options)(masks)
-    assert_equal(ours, SkimageMultiOtsu(**options)(masks))
-    return ours
+    expected = SkimageMultiOtsu(**options)(masks)
+    for hook in (CompiledMultiOtsu, BatchedMultiOtsu):
+        assert_equal(hook(**options)(masks), expected)
+    return expected
 
 
 @pytest.mark.parametrize("cumulative", [False, True])
@@ -254,9 +257,10 @@ def test_input_is_cast_and_left_alone(hook):
     assert_equal(hook()(swapped), hook()(swapped.contiguous()))
 
 
-def test_runs_and_batches_do_not_matter():
+@pytest.mark.parametrize("hook", HOOKS)
+def test_runs_and_batches_do_not_matter(hook):
     masks = touching((7, 5, 48, 48), torch.Generator().manual_seed(4))
-    hook = BatchedMultiOtsu(cumulative=True)
+    hook = hook(cumulative=True)
     together = hook(masks)
     assert_equal(hook(masks), together)
     assert_equal([hook(image[None])[0] for image in masks], together)
@@ -266,9 +270,17 @@ def test_runs_and_batches_do_not_matter():
 @pytest.mark.parametrize("kind", KINDS)
 def test_gpu_equals_cpu(kind):
     masks = kind((16, 5, 64, 64), torch.Generator().manual_seed(5))
-    labels = BatchedMultiOtsu()(masks.cuda())
+    labels = CompiledMultiOtsu()(masks.cuda())
     assert all(image.scores.is_cuda for image in labels)
-    assert_equal([image.to("cpu") for image in labels], BatchedMultiOtsu()(masks))
+    assert_equal([image.to("cpu") for image in labels], CompiledMultiOtsu()(masks))
+
+
+def test_without_a_compiler(monkeypatch):
+    masks = touching((4, 5, 48, 48), torch.Generator().manual_seed(6))
+    expected = CompiledMultiOtsu()(masks)
+    monkeypatch.setattr("rmonet_d2.ops.compiled._library", lambda: None)
+    assert not compiled.is_available()
+    assert_equal(CompiledMultiOtsu()(masks), expected)
 
 
 def test_config():
@@ -277,7 +289,7 @@ def test_config():
     keys = cfg.MODEL.PSEUDO_LABELS
     keys.NUM_CLASSES, keys.MIN_SIZE, keys.CUMULATIVE, keys.MIN_PEAK = 4, 6, True, 0.3
     hook = build_pseudo_labels(cfg)
-    assert type(hook) is BatchedMultiOtsu
+    assert type(hook) is CompiledMultiOtsu
     elsewhere = ("NAME", "MASKS", "MIN_SIZE", "MIN_SCORE", "EARLY_MIN_SIZE", "EARLY_MIN_SCORE")
     for key, value in keys.items():
         if key not in elsewhere:
@@ -286,7 +298,7 @@ def test_config():
     assert hook.early_limits == (keys.EARLY_MIN_SIZE, keys.EARLY_MIN_SCORE)
     keys.NAME = "SkimageMultiOtsu"
     assert type(build_pseudo_labels(cfg)) is SkimageMultiOtsu
-    assert {"BatchedMultiOtsu", "SkimageMultiOtsu"} <= {name for name, _ in PSEUDO_LABELS_REGISTRY}
+    assert {hook.__name__ for hook in HOOKS} <= {name for name, _ in PSEUDO_LABELS_REGISTRY}
     keys.NUM_CLASSES = 1
     with pytest.raises(ValueError, match="NUM_CLASSES and NUM_BINS must be at least 2"):
         build_pseudo_labels(cfg)
