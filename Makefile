@@ -27,7 +27,7 @@ help:
 setup: $(READY)
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist worksteal
 
 demo: $(READY)
 	$(PY) tools/demo.py

@@ -57,7 +57,7 @@ setup(
         "opencv": ["opencv-python>=4.8"],
         "headless": ["opencv-python-headless>=4.8"],
         "render": ["bpy>=5.0,<5.1"],  # tested: 5.0.1; other versions give slightly other pictures
-        "test": ["pytest>=7.4", "scikit-learn>=1.3", "protobuf>=4.22"],
+        "test": ["pytest>=7.4", "pytest-xdist>=3.5", "scikit-learn>=1.3", "protobuf>=4.22"],
         "lint": ["ruff>=0.6"],
     },
 )
