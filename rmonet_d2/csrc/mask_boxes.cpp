@@ -1,7 +1,7 @@
 // Boxes of soft masks on a CPU (Sec. 3.4, App. B): the work per pixel of the pseudo labels.
 //
-// Plain C functions, called by rmonet_d2/ops/compiled.py, so that one build serves every version of
-// Python and PyTorch. Masks are (N, H, W) float32, contiguous. Every function takes values below
+// Plain C functions, called by rmonet_d2/ops/compiled.py, so that they need the headers of neither
+// Python nor PyTorch. Masks are (N, H, W) float32, contiguous. Every function takes values below
 // `min_value`, which is not negative, as 0, and works inside the spans of the rows that are not 0.
 //
 // Values that count are not negative, so the masks are read as the integers of their bits: these
