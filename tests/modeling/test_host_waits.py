@@ -20,6 +20,8 @@ WITH_LABELS = ("rmonet_unet", "rmonet_lite", "rmonet_roialign")
 def waits_of_a_step(small_cfg, name, count):
     """Waits of a second training step with so many images: those of the hook, and the others."""
     build, opts, _ = MODELS[name]
+    # The hook that runs on a GPU.
+    opts = (*opts, "MODEL.PSEUDO_LABELS.NAME", "BatchedMultiOtsu")
     model = build(small_cfg, *opts)
     cfg = small_cfg(*opts)
     trainer = SceneTrainer(model, [batch(count)] * 2, build_optimizer(cfg, model), cfg)
