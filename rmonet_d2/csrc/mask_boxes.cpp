@@ -29,7 +29,7 @@
 namespace {
 
 constexpr int32_t kInfinity = 0x7f800000;
-constexpr int64_t kMasksAtOnce = 8;
+constexpr int64_t kAtOnce = 8;
 
 struct Span {  // columns first .. end - 1
   int32_t first, end;
@@ -59,14 +59,14 @@ void parallel(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
   const auto take_turns = [&] {
     for (;;) {
-      const int64_t begin = next.fetch_add(kMasksAtOnce);
+      const int64_t begin = next.fetch_add(kAtOnce);
       if (begin >= count) return;
-      work(begin, std::min(begin + kMasksAtOnce, count));
+      work(begin, std::min(begin + kAtOnce, count));
     }
   };
   std::vector<std::thread> others;
   try {
-    for (int64_t i = 1; i < threads && i * kMasksAtOnce < count; ++i) others.emplace_back(take_turns);
+    for (int64_t i = 1; i < threads && i * kAtOnce < count; ++i) others.emplace_back(take_turns);
   } catch (const std::system_error&) {  // no more threads: the ones that there are do the work
   }
   take_turns();
@@ -104,28 +104,31 @@ RMONET_VECTORISED int32_t count_at_least(const int32_t* row, Span span, int32_t 
   return count;
 }
 
-// Runs of one plane, joined from row to row; a component's root is its first run in row order.
+// Runs of one plane, row by row; a component's root is its first run in row order.
 class Plane {
  public:
   void clear() {
+    runs_.clear();
     parent_.clear();
     boxes_.clear();
+    above_ = row_ = 0;
   }
 
-  void add(int32_t row, int32_t first, int32_t end) {
-    parent_.push_back(static_cast<int32_t>(parent_.size()));
-    boxes_.push_back({first, row, end, row + 1});
+  void add(int32_t y, int32_t first, int32_t end) {
+    parent_.push_back(size());
+    runs_.push_back({first, end});
+    boxes_.push_back({first, y, end, y + 1});
   }
 
-  int32_t size() const { return static_cast<int32_t>(parent_.size()); }
-
-  // Join the runs middle .. end - 1 of a row with those of the row above, start .. middle - 1.
-  void join_rows(int32_t start, int32_t middle, int32_t end, const std::vector<Span>& runs) {
-    int32_t above = start;
-    for (int32_t below = middle; below < end; ++below) {
-      while (above < middle && runs[above].end < runs[below].first) ++above;
-      for (int32_t i = above; i < middle && runs[i].first <= runs[below].end; ++i) join(i, below);
+  // Join the runs of this row with those of the row above, and go to the next row.
+  void end_row() {
+    int32_t above = above_;
+    for (int32_t i = row_; i < size(); ++i) {
+      while (above < row_ && runs_[above].end < runs_[i].first) ++above;
+      for (int32_t j = above; j < row_ && runs_[j].first <= runs_[i].end; ++j) join(j, i);
     }
+    above_ = row_;
+    row_ = size();
   }
 
   template <class Use>
@@ -136,6 +139,8 @@ class Plane {
   }
 
  private:
+  int32_t size() const { return static_cast<int32_t>(parent_.size()); }
+
   int32_t root(int32_t i) {
     while (parent_[i] != i) i = parent_[i] = parent_[parent_[i]];
     return i;
@@ -154,8 +159,10 @@ class Plane {
     box.y1 = std::max(box.y1, boxes_[b].y1);
   }
 
+  std::vector<Span> runs_;
   std::vector<int32_t> parent_;
-  std::vector<Box> boxes_;
+  std::vector<Box> boxes_;  // of the run, and of what was joined to it
+  int32_t above_ = 0, row_ = 0;  // first run of the row above, and of this row
 };
 
 // The components of one mask after the other; keeps its buffers.
@@ -169,20 +176,11 @@ class MaskComponents {
             bool cumulative, int64_t number, std::vector<Components>& found) {
     const auto num_levels = static_cast<int32_t>(thresholds.size());
     planes_.resize(num_levels);
-    runs_.resize(num_levels);
-    above_.assign(num_levels, 0);
-    for (int32_t level = 0; level < num_levels; ++level) {
-      planes_[level].clear();
-      runs_[level].clear();
-    }
+    for (Plane& plane : planes_) plane.clear();
     for (int32_t y = 0; y < height_; ++y) {
-      if (spans[y].first == spans[y].end) {
-        for (int32_t level = 0; level < num_levels; ++level) above_[level] = planes_[level].size();
-        continue;
-      }
       classify(mask + y * width_, spans[y], thresholds);
       for (int32_t level = 0; level < num_levels; ++level) {
-        add_row(y, spans[y], level, cumulative);
+        add_row(y, spans[y], level + 1, cumulative, planes_[level]);
       }
     }
     for (int32_t level = 0; level < num_levels; ++level) {
@@ -202,28 +200,20 @@ class MaskComponents {
     }
   }
 
-  void add_row(int32_t y, Span span, int32_t level, bool cumulative) {
-    const int32_t lowest = level + 1;
+  void add_row(int32_t y, Span span, int32_t lowest, bool cumulative, Plane& plane) const {
     const int32_t highest = cumulative ? std::numeric_limits<int32_t>::max() : lowest;
-    Plane& plane = planes_[level];
-    std::vector<Span>& runs = runs_[level];
-    const int32_t start = above_[level], middle = plane.size();
     for (int32_t x = span.first; x < span.end; ++x) {
       if (row_[x] < lowest || row_[x] > highest) continue;
       const int32_t first = x;
       while (x < span.end && row_[x] >= lowest && row_[x] <= highest) ++x;
       plane.add(y, first, x);
-      runs.push_back({first, x});
     }
-    plane.join_rows(start, middle, plane.size(), runs);
-    above_[level] = middle;
+    plane.end_row();
   }
 
   const int64_t height_, width_;
   std::vector<int32_t> row_;  // classes of one row; meaningful inside its span
   std::vector<Plane> planes_;
-  std::vector<std::vector<Span>> runs_;
-  std::vector<int32_t> above_;  // first run of the row above, for each level
 };
 
 }  // namespace
@@ -285,7 +275,7 @@ Components* rmonet_find_components(const int32_t* masks, int64_t num_masks, int6
                                    const Span* spans, const float* thresholds, int64_t num_levels,
                                    int32_t cumulative, int64_t* num_components) {
   const int32_t least = least_bits(min_value);
-  const int64_t num_parts = (num_masks + kMasksAtOnce - 1) / kMasksAtOnce;
+  const int64_t num_parts = (num_masks + kAtOnce - 1) / kAtOnce;
   std::vector<std::vector<Components>> parts(num_parts, std::vector<Components>(num_levels));
   parallel(num_masks, threads, [&](int64_t begin, int64_t end) {
     MaskComponents components(height, width);
@@ -298,7 +288,7 @@ Components* rmonet_find_components(const int32_t* masks, int64_t num_masks, int6
       }
       if (bounds.empty()) continue;
       components.find(masks + mask * height * width, spans + mask * height, bounds, cumulative,
-                      mask, parts[begin / kMasksAtOnce]);
+                      mask, parts[begin / kAtOnce]);
     }
   });
   auto* all = new Components;
