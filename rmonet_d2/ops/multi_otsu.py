@@ -101,10 +101,6 @@ def multi_otsu_thresholds(
     Raises:
         ValueError: if num_classes or num_bins is less than 2.
     """
-    if num_classes < 2 or num_bins < 2:
-        raise ValueError(
-            f"Multi-Otsu needs at least 2 classes and 2 bins, got {num_classes} and {num_bins}."
-        )
     segments = masks if isinstance(masks, MaskSegments) else mask_segments(masks)
     _, height, width = segments.shape
     return histogram_thresholds(
@@ -133,7 +129,14 @@ def histogram_thresholds(
         count_at_least: from (N, D - 1) float32, the bounds between the bins of each mask, to the
             pixels at or above them, (N, D - 1). Called once.
         num_classes, num_bins: C and D.
+
+    Raises:
+        ValueError: if num_classes or num_bins is less than 2.
     """
+    if num_classes < 2 or num_bins < 2:
+        raise ValueError(
+            f"Multi-Otsu needs at least 2 classes and 2 bins, got {num_classes} and {num_bins}."
+        )
     edges = _histogram_edges(low, high, num_bins)
     at_least = edges.new_zeros(edges.shape)
     at_least[:, 0] = num_pixels
