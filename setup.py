@@ -15,7 +15,28 @@ the package works all the same; the pseudo labels of a CPU are then torch operat
 one version of Python: 5.0 and 4.x need 3.11 exactly.
 """
 
+import shutil
+from pathlib import Path
+
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+# Copied into a wheel, where rmonet_d2.model_zoo finds them; a checkout uses them where they are.
+MODEL_ZOO = ("configs", "weights")
+
+
+class BuildWithModelZoo(build_py):
+    """Builds the package with copies of ``configs/`` and ``weights/`` in ``model_zoo/``."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        for name in MODEL_ZOO:
+            target = Path(self.build_lib, "rmonet_d2", "model_zoo", name)
+            shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
+
 
 # Not an extension module of Python: rmonet_d2/ops/compiled.py calls its C functions by ctypes.
 MASK_BOXES = Extension(
@@ -33,7 +54,22 @@ setup(
     description="R-MONet: unsupervised object discovery with regions, on Detectron2",
     license="Apache-2.0",
     license_files=["LICENSE"],
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    keywords="object discovery, unsupervised learning, scene decomposition, detectron2",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Image Recognition",
+    ],
     packages=find_packages(include=["rmonet_d2", "rmonet_d2.*"]),
+    package_data={"rmonet_d2": ["py.typed", "visualization/*.html"]},
+    entry_points={"console_scripts": ["rmonet = rmonet_d2.cli.main:main"]},
+    cmdclass={"build_py": BuildWithModelZoo},
     ext_modules=[MASK_BOXES],
     python_requires=">=3.10",  # tested: 3.10, 3.11, 3.12
     install_requires=[
@@ -49,6 +85,10 @@ setup(
         "pyyaml>=5.1",
         "tensorboard>=2.12",
         "tqdm>=4.60",
+        "lazy_loader>=0.3",
+        "jinja2>=3.1",
+        "tabulate>=0.9",
+        "filelock>=3.12",
         # For the TFRecords of Multi-Object Datasets: fast GZIP, and the records' checksums.
         "isal>=1.6",  # tested: 1.9
         "google-crc32c>=1.5",  # tested: 1.9

@@ -1,7 +1,19 @@
-"""R-MONet on Detectron2. Importing this package registers its models and data sets."""
+"""R-MONet on Detectron2.
 
-from rmonet_d2 import data, modeling
-from rmonet_d2.config import add_rmonet_config
+Importing this package registers its models and data sets with Detectron2, see
+:mod:`rmonet_d2.utils.registration`. Its submodules are imported when they are first used.
+"""
 
-__all__ = ["add_rmonet_config", "data", "modeling"]
+import lazy_loader
+
+from rmonet_d2.utils.registration import register_with_detectron2
+
 __version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["data", "engine", "evaluation", "model_zoo", "modeling", "solver"],
+    submod_attrs={"config": ["add_rmonet_config"]},
+)
+
+register_with_detectron2()

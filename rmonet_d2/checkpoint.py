@@ -10,7 +10,9 @@ from detectron2.utils.file_io import PathManager
 from iopath.common.file_io import PathHandler
 from torchvision.models import get_model_weights
 
-from rmonet_d2.modeling.step_norm import fit_steps
+from rmonet_d2.model_zoo import find_weights
+from rmonet_d2.modeling.monet.step_norm import fit_steps
+from rmonet_d2.utils.errors import MissingFileError, UserError
 
 # torchvision's names -> names under the backbone's bottom-up network.
 _TORCHVISION_NAMES = (
@@ -23,7 +25,7 @@ _TORCHVISION_NAMES = (
 )
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A weights file that cannot be used; the message names it."""
 
 
@@ -95,7 +97,7 @@ class SceneCheckpointer(DetectionCheckpointer):
 
     def load(self, path, *args, **kwargs):
         if path and "://" not in path and not self.path_manager.isfile(path):
-            raise FileNotFoundError(f"MODEL.WEIGHTS: checkpoint {path} does not exist.")
+            path = find_weights(path)
         return super().load(path, *args, **kwargs)
 
     def _load_file(self, filename):
@@ -154,11 +156,11 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
         half: floating-point weights in float16, all but batch norm's running statistics.
 
     Raises:
-        FileNotFoundError: no such checkpoint.
+        MissingFileError: no such checkpoint.
         CheckpointError: a file that is not a checkpoint, or weights too large for float16.
     """
     if not os.path.isfile(checkpoint):
-        raise FileNotFoundError(f"checkpoint {checkpoint} does not exist.")
+        raise MissingFileError(f"checkpoint {checkpoint} does not exist.")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["model"]
     except Exception as error:

@@ -7,6 +7,8 @@ Where a key has a paper symbol, the comment names it.
 
 from detectron2.config import CfgNode as CN
 
+from rmonet_d2.config_compat import RENAMED_KEYS
+
 
 def add_rmonet_config(cfg: CN) -> None:
     """Add the keys of R-MONet to a Detectron2 config, in place.
@@ -23,6 +25,8 @@ def add_rmonet_config(cfg: CN) -> None:
     _add_regions(cfg)
     _add_pseudo_labels(cfg)
     _add_solver(cfg)
+    for old, new in RENAMED_KEYS.items():
+        cfg.register_renamed_key(old, new, "rmonet_d2.engine.load_config converts old files")
     cfg.SEED = 1
     cfg.VIS_PERIOD = 500
     cfg.TEST.EVAL_PERIOD = 0
@@ -66,52 +70,66 @@ def _add_model(cfg: CN) -> None:
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 256
 
+    _add_scene(cfg)
+
     cfg.MODEL.RMONET = CN()
-    # K: K - 1 foreground components and one background component, which comes last.
-    cfg.MODEL.RMONET.NUM_COMPONENTS = 6
-    # Loss weights of Eq. 3.
-    cfg.MODEL.RMONET.BETA = 0.5
-    cfg.MODEL.RMONET.GAMMA = 0.5
+    # The loss weights of Eq. 3 that only R-MONet has; BETA and GAMMA are in MODEL.SCENE.
     cfg.MODEL.RMONET.DELTA = 1.0
     cfg.MODEL.RMONET.LAMBDA = 1.0
-    # Scales of the decoder's Gaussians, Eq. 2.
-    cfg.MODEL.RMONET.SIGMA_BG = 0.09
-    cfg.MODEL.RMONET.SIGMA_FG = 0.11
-    # "mixture": Eq. 2 and the first line of Eq. 8. "printed": the second line of Eq. 8.
-    cfg.MODEL.RMONET.LIKELIHOOD = "mixture"
-    # A component explains a "pixel" with its three colours, or each "channel" has its own mixture.
-    cfg.MODEL.RMONET.MIXTURE_OVER = "pixel"
-    # How alpha becomes masks: "stick_breaking" (Eq. 4-7) or "softmax" (Sec. 3.1).
-    cfg.MODEL.RMONET.MASK_NORMALIZATION = "stick_breaking"
-    # The generative terms are sums over the image (the paper: "image") or those sums divided by
-    # H W ("pixel"), which gives the RPN's terms more say in the shared backbone.
-    cfg.MODEL.RMONET.LOSS_UNIT = "image"
-    # Who learns from the third term of Eq. 3, the KL of the masks: "both" (as written) or "vae",
-    # which takes m_k as a given target ("forces the VAE to generalize", Sec. 3.5); the masks then
-    # still learn from it through the encoder's input.
-    cfg.MODEL.RMONET.MASK_KL_TRAINS = "both"
-    # Iterations in which only the VAE learns, on the masks of the untrained network.
+    # Iterations at the start in which only the VAE learns, on the masks of the untrained network.
     cfg.MODEL.RMONET.VAE_FIRST_ITERS = 0
-    # Exported boxes: "proposal" (the RPN's t_k) or "mask" (tight around m_k > 0.5).
-    cfg.MODEL.RMONET.BOX_SOURCE = "proposal"
-    # Exported masks: "attention" (m_k, the paper) or "posterior" (m_k after the components' colours
-    # are compared with the pixel's: the responsibilities of Eq. 2).
-    cfg.MODEL.RMONET.OUTPUT_MASKS = "attention"
-    # The exported posterior: so many times the VAE encodes the components anew from it, and its
-    # sigmas are those of Eq. 2 times this.
-    cfg.MODEL.RMONET.POSTERIOR_STEPS = 0
-    cfg.MODEL.RMONET.POSTERIOR_SIGMA_SCALE = 1.0
-    # A component is exported as an instance if its mask wins at least this many pixels.
-    cfg.MODEL.RMONET.MIN_MASK_PIXELS = 5
-    # Pieces of an exported mask that are not connected to it and have fewer pixels are left out.
-    cfg.MODEL.RMONET.MIN_PIECE_PIXELS = 0
-    cfg.MODEL.RMONET.CHANNELS_LAST = True
+
+
+def _add_scene(cfg: CN) -> None:
+    # What all models share, unless a key names the models that read it.
+    scene = cfg.MODEL.SCENE = CN()
+    # K: K - 1 foreground components and one background component, which comes last. SPACE reads it
+    # only to export K - 1 objects and the background.
+    scene.NUM_COMPONENTS = 6
+    # Weights of the latent KL and of the mask KL in Eq. 3 (R-MONet, MONet).
+    scene.BETA = 0.5
+    scene.GAMMA = 0.5
+    # Scales of the Gaussians of the background and of the foreground, Eq. 2 (not IODINE, whose
+    # only scale is MODEL.IODINE.SIGMA). SPACE: "bg / fg standard deviation".
+    scene.SIGMA_BG = 0.09
+    scene.SIGMA_FG = 0.11
+    # "mixture": Eq. 2 and the first line of Eq. 8. "printed": the second line of Eq. 8, which does
+    # not equal the first (R-MONet, MONet).
+    scene.LIKELIHOOD = "mixture"
+    # "pixel": one mixture per pixel, over its three colors. "channel": one per color channel
+    # (not IODINE).
+    scene.MIXTURE_OVER = "pixel"
+    # How alpha_k becomes m_k: "stick_breaking" (Eq. 4 to 7) or "softmax" (Sec. 3.1; R-MONet).
+    scene.MASK_NORMALIZATION = "stick_breaking"
+    # The generative loss terms are sums over the image ("image", the paper) or these sums divided
+    # by H W ("pixel"), which gives the RPN's terms more weight in the shared backbone.
+    scene.LOSS_UNIT = "image"
+    # What the mask KL of Eq. 3 trains: "both" the masks and the VAE (as written), or only the
+    # "vae", which then takes m_k as a given target ("forces the VAE to generalize", Sec. 3.5).
+    # The masks still learn from this term through the encoder's input (R-MONet, MONet).
+    scene.MASK_KL_TRAINS = "both"
+    # The exported box of an object: "proposal" (R-MONet: the RPN's t_k; SPACE: z_where) or "mask"
+    # (the tight box of its mask). Models without proposals always export the latter.
+    scene.BOX_SOURCE = "proposal"
+    # The exported masks: "attention" (m_k, the paper) or "posterior" (the responsibilities of the
+    # mixture of Eq. 2: m_k after the components' colors are compared with the pixel's; R-MONet,
+    # MONet).
+    scene.OUTPUT_MASKS = "attention"
+    # For the exported posterior: how many times the VAE encodes the components again from the
+    # posterior, and the factor on the sigmas of Eq. 2.
+    scene.POSTERIOR_STEPS = 0
+    scene.POSTERIOR_SIGMA_SCALE = 1.0
+    # A component is exported as an object if its mask wins at least this many pixels.
+    scene.MIN_MASK_PIXELS = 5
+    # Pieces of an exported mask that have fewer pixels and are not connected to its largest piece
+    # are removed.
+    scene.MIN_PIECE_PIXELS = 0
+    # Memory format of the convolutions: True for channels-last.
+    scene.CHANNELS_LAST = True
 
 
 def _add_monet(cfg: CN) -> None:
-    # MONet shares with R-MONet, in MODEL.RMONET: NUM_COMPONENTS, BETA, GAMMA, SIGMA_*, LIKELIHOOD,
-    # MIXTURE_OVER, LOSS_UNIT, MASK_KL_TRAINS, OUTPUT_MASKS, POSTERIOR_*, MIN_*_PIXELS and
-    # CHANNELS_LAST; and all of MODEL.VAE. The rest of MODEL.RMONET does not concern it.
+    # MONet also reads all of MODEL.VAE.
     cfg.MODEL.MONET = CN()
     # "UNetAttention" (Burgess et al. 2019), "FPNAttention" or "FPNUNetAttention" (Sec. 4, MONet
     # (ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet)), whose heads are those of R-MONet(Lite) and
@@ -125,10 +143,7 @@ def _add_monet(cfg: CN) -> None:
 
 
 def _add_space(cfg: CN) -> None:
-    # SPACE shares with R-MONet, in MODEL.RMONET: SIGMA_* ("fg / bg standard deviation"),
-    # MIXTURE_OVER, LOSS_UNIT, BOX_SOURCE ("proposal": z_where), MIN_*_PIXELS and CHANNELS_LAST, and
-    # NUM_COMPONENTS, which only says how many components are exported: K - 1 objects and the
-    # background. MODEL.VAE is z_comp's, and its LATENT_DIM that of all latents.
+    # MODEL.VAE describes z_comp, the background's VAE; its LATENT_DIM is that of all latents.
     cfg.MODEL.SPACE = CN()
     # Layer sizes are those of Lin et al. 2020 for 128x128 unless it says otherwise. "grid":
     cfg.MODEL.SPACE.GRID_SIZE = 8
@@ -165,9 +180,8 @@ def _add_space(cfg: CN) -> None:
 
 
 def _add_iodine(cfg: CN) -> None:
-    # IODINE shares with R-MONet, in MODEL.RMONET: NUM_COMPONENTS, LOSS_UNIT, MIN_*_PIXELS and
-    # CHANNELS_LAST; and in MODEL.VAE LATENT_DIM, DECODER_CHANNELS and
-    # DECODER_STRIDE. Defaults: table "M-dSprites / IODINE".
+    # IODINE also reads LATENT_DIM, DECODER_CHANNELS and DECODER_STRIDE of MODEL.VAE. The defaults
+    # are those of the table "M-dSprites / IODINE".
     cfg.MODEL.IODINE = CN()
     # T, "iteration T".
     cfg.MODEL.IODINE.ITERATIONS = 5
@@ -261,7 +275,7 @@ def _add_pseudo_labels(cfg: CN) -> None:
     # "CompiledMultiOtsu" (on a CPU compiled loops, on a GPU torch), "BatchedMultiOtsu" (torch) or
     # "SkimageMultiOtsu" (scikit-image, mask by mask). All give the same boxes.
     cfg.MODEL.PSEUDO_LABELS.NAME = "CompiledMultiOtsu"
-    # Masks that become boxes: "attention" or "posterior", as MODEL.RMONET.OUTPUT_MASKS.
+    # Masks that become boxes: "attention" or "posterior", as MODEL.SCENE.OUTPUT_MASKS.
     cfg.MODEL.PSEUDO_LABELS.MASKS = "attention"
     cfg.MODEL.PSEUDO_LABELS.NUM_BINS = 5
     cfg.MODEL.PSEUDO_LABELS.NUM_CLASSES = 3

@@ -4,17 +4,26 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from rmonet_d2.engine import load_config
-from rmonet_d2.precision import training_autocast
-from rmonet_d2.solver import build_lr_scheduler, build_optimizer
+from rmonet_d2.solver.build import build_lr_scheduler, build_optimizer
+from rmonet_d2.utils.precision import training_autocast
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "configs"
+# A named config whose only content is a table of configs/paper/ stands for both.
+TO_TRAIN = [
+    path
+    for path in sorted(FOLDER.rglob("*.yaml"))
+    if not path.name.startswith("Base-")
+    and (path.parent.name != "paper" or "_rmonet_" in path.name and "no_detection" not in path.name)
+]
+R_MONETS = ("rmonet_unet", "rmonet_lite", "rmonet_roialign")
 
 
-@pytest.fixture(params=[c for c in CONFIGS if not c.name.startswith("Base-")], ids=lambda c: c.stem)
+@pytest.fixture(params=TO_TRAIN, ids=lambda path: str(path.relative_to(FOLDER).with_suffix("")))
 def cfg(request):
     return load_config(
         str(request.param),
@@ -52,7 +61,7 @@ def test_trains_and_evaluates(cfg):
     model.eval()
     with torch.no_grad():
         outputs = model(images(cfg, 2))
-    components = cfg.MODEL.RMONET.NUM_COMPONENTS
+    components = cfg.MODEL.SCENE.NUM_COMPONENTS
     height, width = cfg.INPUT.IMAGE_SIZE
     for output in outputs:
         assert output["masks"].shape == (components, height, width)
@@ -92,16 +101,16 @@ MULTI_DSPRITES_UNET = {
     "MODEL.PSEUDO_LABELS.NMS_THRESH": 0.7,
     "MODEL.PSEUDO_LABELS.NUM_BINS": 5,
     "MODEL.VAE.LATENT_DIM": 16,
-    "MODEL.RMONET.SIGMA_BG": 0.09,
-    "MODEL.RMONET.SIGMA_FG": 0.11,
-    "MODEL.RMONET.NUM_COMPONENTS": 6,
-    "MODEL.RMONET.BETA": 0.5,
-    "MODEL.RMONET.GAMMA": 0.5,
+    "MODEL.SCENE.SIGMA_BG": 0.09,
+    "MODEL.SCENE.SIGMA_FG": 0.11,
+    "MODEL.SCENE.NUM_COMPONENTS": 6,
+    "MODEL.SCENE.BETA": 0.5,
+    "MODEL.SCENE.GAMMA": 0.5,
     "MODEL.RMONET.DELTA": 1.0,
     "MODEL.RMONET.LAMBDA": 1.0,
     # What the recipe would change, as the equations have it.
-    "MODEL.RMONET.LIKELIHOOD": "mixture",
-    "MODEL.RMONET.MASK_NORMALIZATION": "stick_breaking",
+    "MODEL.SCENE.LIKELIHOOD": "mixture",
+    "MODEL.SCENE.MASK_NORMALIZATION": "stick_breaking",
     "MODEL.RMONET.VAE_FIRST_ITERS": 0,
     "MODEL.REGION_WARMUP.END_ITERS": 0,
     "MODEL.VAE.ENCODER_INPUT": "log_mask",
@@ -123,17 +132,17 @@ MULTI_DSPRITES_MONET = {
     "SOLVER.RESET_DECAY": 0.05,
     "SOLVER.WARMUP_EPOCHS": 10.0,
     "MODEL.VAE.LATENT_DIM": 16,
-    "MODEL.RMONET.SIGMA_BG": 0.09,
-    "MODEL.RMONET.SIGMA_FG": 0.11,
-    "MODEL.RMONET.NUM_COMPONENTS": 6,
-    "MODEL.RMONET.BETA": 0.5,
-    "MODEL.RMONET.GAMMA": 0.5,
+    "MODEL.SCENE.SIGMA_BG": 0.09,
+    "MODEL.SCENE.SIGMA_FG": 0.11,
+    "MODEL.SCENE.NUM_COMPONENTS": 6,
+    "MODEL.SCENE.BETA": 0.5,
+    "MODEL.SCENE.GAMMA": 0.5,
     # As the equations have it.
     "MODEL.META_ARCHITECTURE": "MONet",
-    "MODEL.RMONET.LIKELIHOOD": "mixture",
-    "MODEL.RMONET.LOSS_UNIT": "image",
-    "MODEL.RMONET.MASK_KL_TRAINS": "both",
-    "MODEL.RMONET.OUTPUT_MASKS": "attention",
+    "MODEL.SCENE.LIKELIHOOD": "mixture",
+    "MODEL.SCENE.LOSS_UNIT": "image",
+    "MODEL.SCENE.MASK_KL_TRAINS": "both",
+    "MODEL.SCENE.OUTPUT_MASKS": "attention",
     "MODEL.VAE.ENCODER_INPUT": "log_mask",
     "MODEL.VAE.DECODER_STRIDE": 1,
     # The rate at the end of a cycle is 0, and training ends with a cycle.
@@ -145,9 +154,9 @@ MULTI_DSPRITES_MONET = {
 CLEVR = {
     "INPUT.IMAGE_SIZE": [128, 128],
     "SOLVER.IMS_PER_BATCH": 50,
-    "MODEL.RMONET.SIGMA_BG": 0.06,
-    "MODEL.RMONET.SIGMA_FG": 0.10,
-    "MODEL.RMONET.NUM_COMPONENTS": 7,
+    "MODEL.SCENE.SIGMA_BG": 0.06,
+    "MODEL.SCENE.SIGMA_FG": 0.10,
+    "MODEL.SCENE.NUM_COMPONENTS": 7,
     "DATASETS.TRAIN": ("clevr_train",),
     "DATASETS.TEST": ("clevr_test",),
 }
@@ -198,13 +207,13 @@ SPACE = {
     "SOLVER.CLIP_GRADIENTS.ENABLED": True,
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full_model",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 1.0,
-    "MODEL.RMONET.SIGMA_FG": 0.11,
+    "MODEL.SCENE.SIGMA_FG": 0.11,
     "MODEL.SPACE.PRES_PRIOR": [0.1, 0.01, 4000, 10000],
     "MODEL.SPACE.SCALE_MEAN": [-1.0, -2.0, 0, 20000],
     "MODEL.SPACE.SCALE_STD": 0.1,
     "MODEL.SPACE.TAU": [2.5, 0.5, 0, 20000],
     "MODEL.SPACE.BACKGROUND_COMPONENTS": 3,
-    "MODEL.RMONET.SIGMA_BG": 0.09,
+    "MODEL.SCENE.SIGMA_BG": 0.09,
     "MODEL.SPACE.BOUNDARY_LOSS": True,
     # As Lin et al. 2020, and no schedule of the rates.
     "MODEL.META_ARCHITECTURE": "SPACE",
@@ -220,8 +229,8 @@ SPACE = {
     "MODEL.VAE.ENCODER_CHANNELS": [32, 32, 64, 64],
     "MODEL.VAE.DECODER_CHANNELS": [32, 32, 32, 32],
     "MODEL.VAE.DECODER_STRIDE": 1,
-    "MODEL.RMONET.LOSS_UNIT": "image",
-    "MODEL.RMONET.BOX_SOURCE": "proposal",
+    "MODEL.SCENE.LOSS_UNIT": "image",
+    "MODEL.SCENE.BOX_SOURCE": "proposal",
     "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.COSINE_END_FACTOR": 1.0,
 }
@@ -244,7 +253,7 @@ IODINE = {
     "SOLVER.IMS_PER_BATCH": 64,
     "SOLVER.OPTIMIZER": "Adam",
     "SOLVER.BASE_LR": 0.0001,
-    "MODEL.RMONET.NUM_COMPONENTS": 6,
+    "MODEL.SCENE.NUM_COMPONENTS": 6,
     "MODEL.IODINE.ITERATIONS": 5,
     "MODEL.VAE.LATENT_DIM": 16,
     "MODEL.IODINE.REFINE_CHANNELS": [32, 32, 32],
@@ -256,14 +265,14 @@ IODINE = {
     "SOLVER.COSINE_END_FACTOR": 1.0,
     "SOLVER.WARMUP_ITERS": 0,
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": 5.0,
-    "MODEL.RMONET.LOSS_UNIT": "image",
+    "MODEL.SCENE.LOSS_UNIT": "image",
     "MODEL.VAE.DECODER_STRIDE": 1,
 }
 CLEVR_IODINE = IODINE | {
     "INPUT.IMAGE_SIZE": [128, 128],
     "SOLVER.IMS_PER_BATCH": 20,
     "SOLVER.BASE_LR": 0.0003,
-    "MODEL.RMONET.NUM_COMPONENTS": 7,
+    "MODEL.SCENE.NUM_COMPONENTS": 7,
     "MODEL.VAE.LATENT_DIM": 64,
     "MODEL.IODINE.REFINE_CHANNELS": [64, 64, 64, 64],
     "MODEL.IODINE.REFINE_HIDDEN": 256,
@@ -287,20 +296,83 @@ TABLES = {
 }
 
 
+def value_of(cfg, key):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_a_config_is_the_papers_table(name):
-    cfg = load_config(str(CONFIGS[0].parent / f"{name}.yaml"))
+    cfg = load_config(str(FOLDER / "paper" / f"{name}.yaml"))
     for key, expected in TABLES[name].items():
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
-        assert value == expected, key
+        assert value_of(cfg, key) == expected, key
     assert name in cfg.OUTPUT_DIR
     assert cfg.MODEL.RPN.SMOOTH_L1_BETA == pytest.approx(1 / 9)
 
 
 @pytest.mark.parametrize(("data", "blocks"), [("multi_dsprites", 5), ("clevr", 6)])
 def test_monets_unet_goes_down_to_4_by_4(data, blocks):
-    cfg = load_config(str(CONFIGS[0].parent / f"{data}_monet.yaml"))
+    cfg = load_config(str(FOLDER / "paper" / f"{data}_monet.yaml"))
     assert len(cfg.MODEL.MONET.UNET_CHANNELS) == blocks
     assert cfg.INPUT.IMAGE_SIZE[0] >> (blocks - 1) == 4
+
+
+# Rows of the tables that the recipe of the named R-MONet configs changes, each with its reason in
+# the config file.
+CHANGED_BY_THE_RECIPE = {
+    "SOLVER.BASE_LR",
+    "SOLVER.RESTART_EPOCHS",
+    "SOLVER.RESET_DECAY",
+    "SOLVER.WARMUP_EPOCHS",
+    "MODEL.RPN.NMS_THRESH",
+    "MODEL.RPN.CROSS_LEVEL_NMS_THRESH",
+    "MODEL.PSEUDO_LABELS.MIN_SIZE",
+    "MODEL.PSEUDO_LABELS.CUMULATIVE",
+    "MODEL.PSEUDO_LABELS.MIN_PEAK",
+    "MODEL.RMONET.VAE_FIRST_ITERS",
+    "MODEL.REGION_WARMUP.END_ITERS",
+    "MODEL.VAE.ENCODER_INPUT",
+    "MODEL.ROI_MASK_HEAD.EXPAND_RATIO",
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_named_config_keeps_the_rows_of_its_table(name):
+    cfg = load_config(str(FOLDER / f"{name}.yaml"))
+    is_r_monet = name.split("_", 2 if name.startswith("multi") else 1)[-1] in R_MONETS
+    differing = {key for key, expected in TABLES[name].items() if value_of(cfg, key) != expected}
+    assert differing <= (CHANGED_BY_THE_RECIPE if is_r_monet else set())
+    assert cfg.OUTPUT_DIR == f"output/{name}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("configs/quick_rmonet_unet.yaml", "quick/rmonet_unet.yaml"),
+        ("configs/quick_monet_fpn_unet.yaml", "quick/monet_fpn_unet.yaml"),
+        ("configs/multi_dsprites_rmonet_unet_recipe.yaml", "multi_dsprites_rmonet_unet.yaml"),
+    ],
+)
+def test_the_old_path_of_a_config_works_and_names_the_new_one(old, new, caplog):
+    assert load_config(old) == load_config(str(FOLDER / new))
+    assert f"{old} is now configs/{new}" in caplog.text
+
+
+def test_a_config_of_an_earlier_version_loads_with_one_warning(tmp_path, caplog):
+    current = load_config(str(FOLDER / "clevr_rmonet_unet_cpu.yaml"))
+    tree = yaml.safe_load(current.dump())
+    moved = {name: tree["MODEL"]["SCENE"].pop(name) for name in list(tree["MODEL"]["SCENE"])}
+    assert moved["NUM_COMPONENTS"] == 7
+    del tree["MODEL"]["SCENE"]
+    tree["MODEL"]["RMONET"] |= moved
+    (tmp_path / "config.yaml").write_text(yaml.dump(tree))
+    loaded = load_config(str(tmp_path / "config.yaml"))
+    assert yaml.safe_load(loaded.dump()) == yaml.safe_load(current.dump())
+    assert len(caplog.records) == 1
+    assert "config.yaml: MODEL.RMONET.NUM_COMPONENTS" in caplog.text
+
+
+def test_an_old_key_on_the_command_line_is_converted(caplog):
+    assert load_config("", ["MODEL.RMONET.NUM_COMPONENTS", 9]).MODEL.SCENE.NUM_COMPONENTS == 9
+    assert "MODEL.SCENE" in caplog.text

@@ -1,33 +1,12 @@
 #!/usr/bin/env python
-"""Keep only the weights of a checkpoint, in half precision by default: a file to hand on.
+"""The same as `rmonet export-weights`: keep only a checkpoint's weights."""
 
-    tools/export_weights.py output/.../model_final.pth weights/my_model.pth
-
-The file loads with torch.load(..., weights_only=True), and as MODEL.WEIGHTS.
-"""
-
-import argparse
-import os
 import sys
+from pathlib import Path
 
-from rmonet_d2.checkpoint import CheckpointError, export_weights
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("checkpoint")
-    parser.add_argument("output")
-    parser.add_argument("--full-precision", action="store_true", help="keep float32")
-    args = parser.parse_args(argv)
-    export_weights(args.checkpoint, args.output, half=not args.full_precision)
-    print(f"{args.output}: {os.path.getsize(args.output) / 2**20:.1f} MiB")
-    return 0
-
+from rmonet_d2.cli.export_weights import main  # noqa: E402
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (CheckpointError, FileNotFoundError) as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

@@ -1,40 +1,12 @@
 #!/usr/bin/env python
-"""Write OUTPUT_DIR/report.html: results, pictures and curves of a run in one file.
+"""The same as `rmonet report`: write the HTML report of a run."""
 
-tools/make_report.py --output-dir output/demo
-"""
-
-import argparse
 import sys
+from pathlib import Path
 
-from rmonet_d2.visualization.report import write_report
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-def parse_args(argv=None):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--output-dir", required=True, help="OUTPUT_DIR of a training")
-    parser.add_argument("--title", default="R-MONet: what the run found")
-    parser.add_argument(
-        "--untrained",
-        help="results of the untrained model: JSON file, or folder with eval_results.json; "
-        "default: OUTPUT_DIR/untrained",
-    )
-    parser.add_argument("--sheets", nargs="*", default=[], help="default: OUTPUT_DIR/*.png")
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    path = write_report(
-        args.output_dir, title=args.title, untrained=args.untrained, sheets=args.sheets
-    )
-    print(f"report: {path}")
-
+from rmonet_d2.cli.report import main  # noqa: E402
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FileNotFoundError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(main())

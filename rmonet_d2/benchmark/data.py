@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from PIL import Image
 
 from rmonet_d2.data import build_train_loader, register_packed_instances
-from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+from rmonet_d2.datasets.generate.multi_dsprites import SceneSettings, make_scenes
 
 PACKED = "benchmark_packed"
 # MS-COCO's most frequent size, width and height.

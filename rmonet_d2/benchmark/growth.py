@@ -20,7 +20,7 @@ MEMORY, SECONDS = "memory, MiB", "seconds"
 def overrides(axis: str, value: int) -> list:
     """The config keys that set one of the axes."""
     if axis == COMPONENTS:
-        return ["MODEL.RMONET.NUM_COMPONENTS", value]
+        return ["MODEL.SCENE.NUM_COMPONENTS", value]
     if axis == SIDE:
         # Four images: sixteen of 256x256 take more memory than many machines have.
         return ["INPUT.IMAGE_SIZE", [value, value], "SOLVER.IMS_PER_BATCH", 4]
@@ -30,7 +30,7 @@ def overrides(axis: str, value: int) -> list:
 def work(cfg: CfgNode) -> int:
     """Pixels times components of a step, what its cost should not outgrow."""
     height, width = cfg.INPUT.IMAGE_SIZE
-    return height * width * cfg.MODEL.RMONET.NUM_COMPONENTS * cfg.SOLVER.IMS_PER_BATCH
+    return height * width * cfg.MODEL.SCENE.NUM_COMPONENTS * cfg.SOLVER.IMS_PER_BATCH
 
 
 def exponent(work_done: list[float], cost: list[float]) -> float:

@@ -5,8 +5,8 @@ import platform
 import torch
 
 from rmonet_d2.benchmark.timing import side_by_side
-from rmonet_d2.hardware import processor
-from rmonet_d2.precision import emulates_bfloat16
+from rmonet_d2.utils.hardware import processor
+from rmonet_d2.utils.precision import emulates_bfloat16
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

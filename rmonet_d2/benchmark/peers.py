@@ -38,7 +38,7 @@ class MaskRCNN:
         Args:
             cfg: of one of this project's systems: image size, batch, K and device are taken over.
         """
-        objects = cfg.MODEL.RMONET.NUM_COMPONENTS - 1
+        objects = cfg.MODEL.SCENE.NUM_COMPONENTS - 1
         own = mask_rcnn_config(cfg.INPUT.IMAGE_SIZE, objects, cfg.MODEL.DEVICE)
         torch.manual_seed(0)
         self.model = build_model(own).eval()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 
 from rmonet_d2.benchmark.timing import side_by_side
-from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+from rmonet_d2.datasets.generate.multi_dsprites import SceneSettings, make_scenes
 from rmonet_d2.modeling.pseudo_labels import (
     BatchedMultiOtsu,
     CompiledMultiOtsu,

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 import torch
@@ -14,17 +15,17 @@ from detectron2.utils.events import EventStorage
 from torch.utils.flop_counter import FlopCounterMode
 
 from rmonet_d2.benchmark.timing import side_by_side
-from rmonet_d2.data.multi_dsprites import SceneSettings, make_scenes
+from rmonet_d2.datasets.generate.multi_dsprites import SceneSettings, make_scenes
 from rmonet_d2.engine import load_config
-from rmonet_d2.memory import keep_freed_memory
-from rmonet_d2.precision import training_autocast
-from rmonet_d2.solver import build_optimizer
+from rmonet_d2.solver.build import build_optimizer
+from rmonet_d2.utils.memory import keep_freed_memory
+from rmonet_d2.utils.precision import training_autocast
 
 FP32 = ["SOLVER.AMP.ENABLED", False]
 # What is asked for, on any CPU.
 BF16 = [*("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.EMULATED", True), "SOLVER.AMP.DTYPE", "bfloat16"]
-CONTIGUOUS = ["MODEL.RMONET.CHANNELS_LAST", False]
-CHANNELS_LAST = ["MODEL.RMONET.CHANNELS_LAST", True]
+CONTIGUOUS = ["MODEL.SCENE.CHANNELS_LAST", False]
+CHANNELS_LAST = ["MODEL.SCENE.CHANNELS_LAST", True]
 # Name -> config overrides. The first is what the others are compared with.
 VARIANTS = {
     "plain, fp32": ["MODEL.META_ARCHITECTURE", "PlainRMONet", *FP32, *CONTIGUOUS],
@@ -35,6 +36,8 @@ VARIANTS = {
 }
 # A step well after the random regions and the VAE's first iterations.
 LATE = 10**6
+# Steps that are timed before a budget of time becomes iterations.
+_TRIAL_STEPS = 10
 
 
 class Step:
@@ -188,3 +191,14 @@ def _peak_resident() -> float:
         return int(line.split()[1]) / 2**10
     scale = 2**20 if sys.platform == "darwin" else 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def seconds_per_step(cfg: CfgNode) -> float:
+    """Mean seconds of a training step on generated scenes, after a few that do not count."""
+    step = Step(cfg)
+    for _ in range(3):
+        step()
+    start = time.perf_counter()
+    for _ in range(_TRIAL_STEPS):
+        step()
+    return (time.perf_counter() - start) / _TRIAL_STEPS

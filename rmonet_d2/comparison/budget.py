@@ -1,15 +1,12 @@
 """Equal budgets: so many images, or as many iterations as fit into so much time."""
 
 import re
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from detectron2.config import CfgNode
-
-from rmonet_d2.benchmark.training import Step
+from rmonet_d2.utils.errors import ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-TRIAL_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -26,38 +23,31 @@ class Budget:
     images: int | None = None
     seconds: float | None = None
 
-    def iterations(self, cfg: CfgNode) -> int:
-        """How many iterations of a config it pays for, at least 1.
+    def iterations(self, batch_size: int, seconds_per_step: Callable[[], float]) -> int:
+        """How many iterations it pays for, at least 1.
+
+        Args:
+            batch_size: images per iteration.
+            seconds_per_step: measures the seconds of an iteration; called for a budget of time.
 
         A budget of time is turned into iterations by a trial of a few steps before training, so
         that the learning-rate schedule can end with it; the time that training really took is in
         its log. Evaluations are not counted.
         """
         if self.images is not None:
-            return max(1, self.images // cfg.SOLVER.IMS_PER_BATCH)
-        return max(1, round(self.seconds / seconds_per_step(cfg)))
+            return max(1, self.images // batch_size)
+        return max(1, round(self.seconds / seconds_per_step()))
 
 
 def parse_budget(text: str) -> Budget:
     """ "90s", "20m", "2h" are times, a plain number counts images.
 
     Raises:
-        ValueError: anything else, or nothing.
+        ConfigError: anything else, or nothing.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if found and float(found[1]) > 0:
         return Budget(text, seconds=float(found[1]) * _UNITS[found[2]])
     if text.isdecimal() and int(text) > 0:
         return Budget(text, images=int(text))
-    raise ValueError(f'"{text}" is no budget: use a time (90s, 20m, 2h) or images (64000).')
-
-
-def seconds_per_step(cfg: CfgNode) -> float:
-    """Mean seconds of a training step on generated scenes, after a few that do not count."""
-    step = Step(cfg)
-    for _ in range(3):
-        step()
-    start = time.perf_counter()
-    for _ in range(TRIAL_STEPS):
-        step()
-    return (time.perf_counter() - start) / TRIAL_STEPS
+    raise ConfigError(f'"{text}" is no budget: use a time (90s, 20m, 2h) or images (64000).')

@@ -5,8 +5,8 @@ import io
 from dataclasses import dataclass
 
 from rmonet_d2.comparison.systems import System
-from rmonet_d2.tables import table
-from rmonet_d2.visualization.run_log import RunLog
+from rmonet_d2.utils.run_log import RunLog
+from rmonet_d2.utils.tables import table
 
 ARI = "decomposition/ARI"
 BOX_AP = {"AP50:95": "bbox/AP", "AP50": "bbox/AP50", "AP75": "bbox/AP75"}

@@ -10,11 +10,11 @@ _CLEVR_DATA = [
     *("DATASETS.TRAIN", "('clevr_train',)"),
     *("DATASETS.TEST", "('clevr_test',)"),
 ]
-_CLEVR_K = ["MODEL.RMONET.NUM_COMPONENTS", 7]
+_CLEVR_K = ["MODEL.SCENE.NUM_COMPONENTS", 7]
 # The median object is 12 pixels of 64 wide, a sprite 17: one of the quick config's 4x4 cells took
 # two neighbours (docs/experiments.md, 2026-11-28). The grid is the paper's.
 _CLEVR_CELLS = ["MODEL.SPACE.GRID_SIZE", 8, "MODEL.SPACE.SCALE_MEAN", "[-1.0, -1.5, 0, 1000]"]
-_CLEVR_SCALES = ["MODEL.RMONET.SIGMA_BG", 0.06, "MODEL.RMONET.SIGMA_FG", 0.10]
+_CLEVR_SCALES = ["MODEL.SCENE.SIGMA_BG", 0.06, "MODEL.SCENE.SIGMA_FG", 0.10]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class System:
             # SPACE exports as many objects on both, and neither has the scales of the MONets.
             overrides += _CLEVR_CELLS if self.name == "space" else _CLEVR_K
             overrides += [] if self.name in ("space", "iodine") else _CLEVR_SCALES
-        return os.path.join("configs", f"quick_{self.name}.yaml"), overrides
+        return os.path.join("configs", "quick", f"{self.name}.yaml"), overrides
 
 
 def _system(name, title, ari, box_ap=None):

@@ -1,4 +1,6 @@
-"""Data sets, the mapper for unlabelled images and the loaders. Importing it registers the sets."""
+"""Data sets, the mapper for unlabelled images, and the loaders. Importing it registers the sets."""
+
+import detectron2  # noqa: F401  (registers this project first, see utils/registration.py)
 
 from rmonet_d2.data.catalog import (
     register_clevr,

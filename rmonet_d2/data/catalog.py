@@ -21,8 +21,9 @@ from rmonet_d2.data.folder import (
     unreadable_images,
 )
 from rmonet_d2.data.mapper import RECORD_KEYS, UnreadableImageError
-from rmonet_d2.data.packed import PREFIX, register_packed_handler, set_recipe
-from rmonet_d2.data.packed_job import read_info
+from rmonet_d2.datasets.build.job import read_info
+from rmonet_d2.datasets.packed import PREFIX, register_packed_handler, set_recipe
+from rmonet_d2.utils.errors import MissingFileError
 
 SPLITS = ("train", "test")
 
@@ -97,7 +98,7 @@ def require_dataset(name: str) -> None:
     """Check that the files of a registered data set exist.
 
     Raises:
-        FileNotFoundError: names the data set, the first missing file or folder, and how to get it.
+        MissingFileError: names the data set, the first missing file or folder, and how to get it.
     """
     metadata = MetadataCatalog.get(name)
     for key, exists in (
@@ -108,7 +109,7 @@ def require_dataset(name: str) -> None:
         path = getattr(metadata, key, None)
         if path is not None and "://" not in path and not exists(path):
             advice = getattr(metadata, "advice", "") or "see datasets/README.md"
-            raise FileNotFoundError(f"data set {name!r} needs {path}, which is not there: {advice}")
+            raise MissingFileError(f"data set {name!r} needs {path}, which is not there: {advice}")
     _set_source(name)
 
 
@@ -158,7 +159,7 @@ def unlabelled_dicts(
         dicts with ``file_name``, ``image_id``, ``height`` and ``width`` (not for folders) only.
 
     Raises:
-        FileNotFoundError: a data set is missing.
+        MissingFileError: a data set is missing.
         EmptyDatasetError: a data set has no images.
         UnreadableImageError: ``on_unreadable`` is "error" and there are such files; names them.
     """

@@ -11,6 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from rmonet_d2.data.coco import read_coco_json
+from rmonet_d2.utils.errors import MissingFileError
 
 CLEVR_SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "clevr_sample"
 CLEVR_SAMPLE_SPLITS = ("train", "test")
@@ -18,7 +19,7 @@ CLEVR_SAMPLE_SPLITS = ("train", "test")
 
 def _load(name: str, json_file: Path, image_root: Path) -> list[dict[str, Any]]:
     if not json_file.is_file() or not image_root.is_dir():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"data set {name!r} needs {json_file} and {image_root}/, which the repository holds in "
             "datasets/clevr_sample: take them from there, or render scenes with "
             "`python datasets/render_clevr.py`"

@@ -13,14 +13,15 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from rmonet_d2.data.packed import PREFIX, open_packed
+from rmonet_d2.datasets.packed import PREFIX, open_packed
+from rmonet_d2.utils.errors import UserError
 
 _OPTIONAL = ("iscrowd", "attributes")
 # What reading a malformed entry raises.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
-class MalformedAnnotationsError(ValueError):
+class MalformedAnnotationsError(UserError, ValueError):
     """A COCO file that cannot be used; the message names the file and what is wrong in it."""
 
 

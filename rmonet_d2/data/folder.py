@@ -15,6 +15,8 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image, UnidentifiedImageError
 
+from rmonet_d2.utils.errors import MissingFileError, UserError
+
 FOLDER_PREFIX = "folder:"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _THREADS = 8
@@ -22,7 +24,7 @@ _THREADS = 8
 _LISTED = 20
 
 
-class EmptyDatasetError(ValueError):
+class EmptyDatasetError(UserError, ValueError):
     """A data set without images; the message names it."""
 
 
@@ -75,12 +77,12 @@ def folder_records(name: str) -> list[dict[str, Any]]:
     """Records of ``folder:PATH``: ``file_name`` and ``image_id``, from 1 in the order of names.
 
     Raises:
-        FileNotFoundError: no such folder.
+        MissingFileError: no such folder.
         EmptyDatasetError: no image in it.
     """
     folder = folder_of(name)
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f'data set "{name}": there is no folder {folder}.')
+        raise MissingFileError(f'data set "{name}": there is no folder {folder}.')
     files = find_images(folder)
     if not files:
         raise EmptyDatasetError(

@@ -19,7 +19,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from rmonet_d2.data.catalog import unlabelled_dicts
 from rmonet_d2.data.mapper import UnlabelledMapper
-from rmonet_d2.data.worker_processes import leave_signals_to_parent
+from rmonet_d2.utils.worker_processes import leave_signals_to_parent
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 

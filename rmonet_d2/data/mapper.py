@@ -9,7 +9,8 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 
-from rmonet_d2.data.packed import PackedImageError, is_packed, read_packed
+from rmonet_d2.datasets.packed import PackedImageError, is_packed, read_packed
+from rmonet_d2.utils.errors import ConfigError, UserError
 
 # The coarsest feature map that the regions are masked on has stride 32.
 SIZE_DIVISOR = 32
@@ -18,7 +19,7 @@ RECORD_KEYS = ("file_name", "image_id", "height", "width")
 ON_UNREADABLE = ("error", "skip")
 
 
-class UnreadableImageError(RuntimeError):
+class UnreadableImageError(UserError, RuntimeError):
     """An image that cannot be read; the message names its file and says what to do."""
 
 
@@ -30,10 +31,10 @@ def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVI
         divisor: the network's largest stride.
 
     Raises:
-        ValueError: not two positive multiples of ``divisor``.
+        ConfigError: not two positive multiples of ``divisor``.
     """
     if len(size) != 2 or any(int(s) != s or s <= 0 or s % divisor for s in size):
-        raise ValueError(
+        raise ConfigError(
             f"INPUT.IMAGE_SIZE is {list(size)}: it must be [height, width], both positive "
             f"multiples of the network's stride {divisor}"
         )
@@ -65,7 +66,7 @@ class UnlabelledMapper:
             and log each bad file once.
 
     Raises:
-        ValueError: an argument that does not fit; names the config key.
+        ConfigError: an argument that does not fit; names the config key.
     """
 
     @configurable
@@ -78,9 +79,11 @@ class UnlabelledMapper:
     ) -> None:
         check_image_size(image_size)
         if image_format not in ("RGB", "BGR"):
-            raise ValueError(f'INPUT.FORMAT is {image_format!r}: it must be "RGB" or "BGR"')
+            raise ConfigError(f'INPUT.FORMAT is {image_format!r}: it must be "RGB" or "BGR"')
         if on_unreadable not in ON_UNREADABLE:
-            raise ValueError(f'INPUT.UNREADABLE is {on_unreadable!r}: it must be "error" or "skip"')
+            raise ConfigError(
+                f'INPUT.UNREADABLE is {on_unreadable!r}: it must be "error" or "skip"'
+            )
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.image_format = image_format
         self.on_unreadable = on_unreadable

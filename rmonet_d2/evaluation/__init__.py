@@ -1,5 +1,7 @@
 """How well scenes are decomposed: ARI and its companions, beside Detectron2's COCO AP."""
 
+import detectron2  # noqa: F401  (registers this project first, see utils/registration.py)
+
 from rmonet_d2.evaluation.ari_evaluation import ARIEvaluator
 from rmonet_d2.evaluation.build import ObjectCOCOEvaluator, build_evaluator
 

@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from pycocotools import mask as mask_utils
 
-from rmonet_d2.evaluation.errors import COUNTS, count_errors, error_shares
+from rmonet_d2.evaluation.error_analysis import COUNTS, count_errors, error_shares
 from rmonet_d2.evaluation.metrics import (
     adjusted_rand_index,
     foreground_ari,
@@ -26,8 +26,8 @@ from rmonet_d2.evaluation.metrics import (
     paint_labels,
     reconstruction_mse,
 )
+from rmonet_d2.utils.run_log import PER_IMAGE_FILE
 
-PER_IMAGE_FILE = "decomposition_per_image.json"
 # Name in the results, name in the per-image file.
 _FIGURES = {
     "ARI": "ari",
@@ -102,7 +102,7 @@ class ARIEvaluator(DatasetEvaluator):
             its mask, in [0, 1]: the paper's thesis as a number. nan for a model with one kind.
         num_images, num_without_objects: images evaluated, and those of them without objects.
     Under "errors", in percent: what is wrong with how many objects, and where pixels are lost, see
-    :func:`rmonet_d2.evaluation.errors.count_errors`. The background is the last component.
+    :func:`rmonet_d2.evaluation.error_analysis.count_errors`. The background is the last component.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):

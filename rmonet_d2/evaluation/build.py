@@ -1,11 +1,14 @@
 """The evaluators of a data set: Detectron2's COCO AP and this project's decomposition figures."""
 
 import itertools
+import json
+import os
 
 from detectron2.config import CfgNode
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 from detectron2.structures import BoxMode
 from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -25,7 +28,7 @@ class ObjectCOCOEvaluator(COCOEvaluator):
           others into misses;
         - a model that finds nothing has an AP of 0 rather than nan;
         - beside the exported boxes ("bbox") both of an object's boxes are evaluated, whichever of
-          them MODEL.RMONET.BOX_SOURCE exports: "bbox_proposal" (the RPN's t_k) and "bbox_mask"
+          them MODEL.SCENE.BOX_SOURCE exports: "bbox_proposal" (the RPN's t_k) and "bbox_mask"
           (tight around m_k). A model that does not give these boxes has no such results.
     """
 
@@ -153,3 +156,9 @@ def build_evaluator(
             ARIEvaluator(dataset_name, output_dir=output_folder),
         ]
     )
+
+
+def write_results(output_dir: str, results: dict) -> None:
+    """Write the results of an evaluation without training to ``output_dir/eval_results.json``."""
+    with PathManager.open(os.path.join(output_dir, "eval_results.json"), "w") as file:
+        json.dump(results, file, indent=1)

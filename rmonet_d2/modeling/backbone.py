@@ -13,6 +13,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.modeling.backbone.resnet import BasicBlock, BasicStem
 from torch import nn
 
+from rmonet_d2.utils.errors import ConfigError
+
 RESNET18_BLOCKS = (2, 2, 2, 2)
 
 
@@ -89,13 +91,13 @@ def build_resnet18(cfg, input_shape: ShapeSpec) -> SkipResNet:
     this one also builds the narrower networks of the quick configs.
 
     Raises:
-        ValueError: fewer than 16 channels. The backward pass of a 1x1 convolution of stride 2 (the
+        ConfigError: fewer than 16 channels. The backward pass of a 1x1 convolution of stride 2 (the
             shortcuts) with 5 to 15 input channels, channels-last, overwrites memory in torch 2.11
             on the CPU.
     """
     resnets = cfg.MODEL.RESNETS
     if resnets.RES2_OUT_CHANNELS < 16:
-        raise ValueError(
+        raise ConfigError(
             f"MODEL.RESNETS.RES2_OUT_CHANNELS is {resnets.RES2_OUT_CHANNELS}: it must be at least "
             "16."
         )

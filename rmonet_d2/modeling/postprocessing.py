@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
 from rmonet_d2.ops.components import label_components
-from rmonet_d2.ops.constants import constant
+from rmonet_d2.utils.constants import constant
 
 BOX_SOURCES = ("proposal", "mask")
 

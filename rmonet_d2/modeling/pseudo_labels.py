@@ -36,7 +36,6 @@ from torchvision.ops import nms
 
 from rmonet_d2.ops import compiled
 from rmonet_d2.ops.components import box_means, class_component_boxes
-from rmonet_d2.ops.indexing import true_positions
 from rmonet_d2.ops.multi_otsu import (
     RESOLUTION,
     classify,
@@ -45,6 +44,8 @@ from rmonet_d2.ops.multi_otsu import (
     multi_otsu_thresholds,
 )
 from rmonet_d2.ops.nms import grouped_nms
+from rmonet_d2.utils.errors import ConfigError
+from rmonet_d2.utils.indexing import true_positions
 
 PSEUDO_LABELS_REGISTRY = Registry("PSEUDO_LABELS")
 PSEUDO_LABELS_REGISTRY.__doc__ = """
@@ -89,12 +90,12 @@ class PseudoLabels(ABC):
         """The arguments are the rules' names in the module's description; defaults: Table
         "M-dSprites / R-MONet(UNet)"."""
         if num_classes < 2 or num_bins < 2:
-            raise ValueError(
+            raise ConfigError(
                 "MODEL.PSEUDO_LABELS: NUM_CLASSES and NUM_BINS must be at least 2, got "
                 f"{num_classes} and {num_bins}."
             )
         if min_value < 0:
-            raise ValueError(f"MODEL.PSEUDO_LABELS.MIN_VALUE must be at least 0, got {min_value}.")
+            raise ConfigError(f"MODEL.PSEUDO_LABELS.MIN_VALUE must be at least 0, got {min_value}.")
         self.num_bins = num_bins
         self.num_classes = num_classes
         self.min_value = min_value
@@ -127,10 +128,10 @@ class PseudoLabels(ABC):
             [0, 1]; ``components`` int64, the index k of the box's mask.
 
         Raises:
-            ValueError: if the masks have another shape or are not floating point.
+            ConfigError: if the masks have another shape or are not floating point.
         """
         if masks.dim() != 4 or not masks.is_floating_point():
-            raise ValueError(
+            raise ConfigError(
                 "pseudo labels need floating-point masks of shape (B, R, H, W), got "
                 f"{masks.dtype} of shape {tuple(masks.shape)}."
             )

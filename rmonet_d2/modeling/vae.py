@@ -14,7 +14,8 @@ from detectron2.config import configurable
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from rmonet_d2.modeling.batch_noise import of_own_images
+from rmonet_d2.modeling.sharded_random import of_own_images
+from rmonet_d2.utils.errors import ConfigError
 
 # On the CPU the decoder works on so many components at a time that one of its maps takes no more
 # than this: larger ones leave the cache (and, above 32 MiB, glibc's heap).
@@ -161,15 +162,15 @@ class ComponentVAE(nn.Module):
             recompute_decoder: keep none of its maps for the backward pass.
 
         Raises:
-            ValueError: an unknown ``encoder_input``, or a stride that does not divide the image.
+            ConfigError: an unknown ``encoder_input``, or a stride that does not divide the image.
         """
         super().__init__()
         if encoder_input not in ENCODER_INPUTS:
-            raise ValueError(
+            raise ConfigError(
                 f'MODEL.VAE.ENCODER_INPUT is "{encoder_input}": use one of {list(ENCODER_INPUTS)}.'
             )
         if any(side % decoder_stride for side in image_size):
-            raise ValueError(
+            raise ConfigError(
                 f"MODEL.VAE.DECODER_STRIDE = {decoder_stride} does not divide "
                 f"INPUT.IMAGE_SIZE = {list(image_size)}."
             )

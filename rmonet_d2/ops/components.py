@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-from rmonet_d2.ops.indexing import first_not_below, true_positions
 from rmonet_d2.ops.multi_otsu import MaskSegments
+from rmonet_d2.utils.indexing import first_not_below, true_positions
 
 # Rounds of shortening paths between two looks at whether they are short: a look at a GPU waits for
 # it, and takes longer than a round.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rmonet_d2.ops.constants import constant
+from rmonet_d2.utils.constants import constant
 
 # How strongly a nearer object hides one behind it.
 DEPTH_SHARPNESS = 100.0

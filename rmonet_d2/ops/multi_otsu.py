@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rmonet_d2.ops.indexing import true_positions
+from rmonet_d2.utils.indexing import true_positions
 
 # A mask whose values differ by at most D times this, relative to its peak, is taken as constant: it
 # is rounding that would separate the edges of its bins.

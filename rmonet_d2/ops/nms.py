@@ -7,7 +7,7 @@ torchvision's ``batched_nms`` loops over the groups on a CPU, with more than 1,0
 
 import torch
 
-from rmonet_d2.ops.indexing import true_positions
+from rmonet_d2.utils.indexing import true_positions
 
 # Box pairs that are compared at once.
 _MAX_PAIRS = 1 << 22

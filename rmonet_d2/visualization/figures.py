@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from rmonet_d2.visualization.run_log import RunLog
+from rmonet_d2.utils.run_log import RunLog
 
 # What each loss is, by its name in metrics.json (Eq. 3, Eq. 8).
 LOSS_TITLES = {

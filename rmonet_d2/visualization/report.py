@@ -5,11 +5,10 @@ import html
 import os
 from collections.abc import Sequence
 
-import torch
-
-from rmonet_d2.hardware import processor
+from rmonet_d2.utils.errors import MissingFileError
+from rmonet_d2.utils.hardware import accelerator
+from rmonet_d2.utils.run_log import RunLog, find_results, read_run
 from rmonet_d2.visualization.figures import ari_curve, loss_curves
-from rmonet_d2.visualization.run_log import RunLog, find_results, read_run
 
 # Tables 1 and 2, R-MONet(UNet) on M-dSprites; AP as a fraction there, in percent here.
 PAPER = {
@@ -78,10 +77,10 @@ def build_report(
         sheets: picture sheets (PNG) to show; by default the PNG files in ``output_dir``.
 
     Raises:
-        FileNotFoundError: no such output folder, or a named sheet that is not there.
+        MissingFileError: no such output folder, or a named sheet that is not there.
     """
     if not os.path.isdir(output_dir):
-        raise FileNotFoundError(f"output folder {output_dir} does not exist.")
+        raise MissingFileError(f"output folder {output_dir} does not exist.")
     run = read_run(output_dir)
     before = find_results(untrained or os.path.join(output_dir, "untrained"))
     shipped = find_results(os.path.join(output_dir, "shipped"))
@@ -222,7 +221,7 @@ def _iteration(path: str) -> str:
 def _facts(run: RunLog) -> str:
     config = run.config
     model = config.get("MODEL", {})
-    components = model.get("RMONET", {}).get("NUM_COMPONENTS")
+    components = model.get("SCENE", model.get("RMONET", {})).get("NUM_COMPONENTS")
     facts = {
         "model": model.get("META_ARCHITECTURE"),
         "components K": components,
@@ -235,7 +234,7 @@ def _facts(run: RunLog) -> str:
         "time of the training steps": _duration(run.seconds) if run.seconds else None,
         "learning rate": _learning_rate(config.get("SOLVER", {})),
         "seed": config.get("SEED"),
-        "this report made on": hardware(),
+        "this report made on": accelerator(),
     }
     lines = "".join(
         f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>"
@@ -250,12 +249,6 @@ def _learning_rate(solver: dict) -> str | float | None:
     if solver.get("OPTIMIZER") != "RMSpropAdam":
         return solver.get("BASE_LR")
     return f"{solver.get('FG_LR')} foreground, {solver.get('BG_LR')} background"
-
-
-def hardware() -> str:
-    """This machine in one line: processor or GPU, cores, PyTorch."""
-    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return f"{gpu}{processor()}, PyTorch {torch.__version__}"
 
 
 def _commands(run: RunLog) -> str:

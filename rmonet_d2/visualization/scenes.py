@@ -7,6 +7,7 @@ import torch
 from detectron2.config import CfgNode
 
 from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.utils.errors import InputError, MissingFileError
 
 
 def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
@@ -17,10 +18,10 @@ def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
         number: how many.
 
     Raises:
-        FileNotFoundError: no such file; says how to make it.
+        MissingFileError: no such file; says how to make it.
     """
     if not os.path.isfile(per_image_file):
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{per_image_file} does not exist: evaluate the model first (tools/train_net.py "
             "--eval-only), which writes it."
         )
@@ -30,24 +31,36 @@ def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
     return {row["image_id"]: row["ari"] for row in rows[:number]}
 
 
+def dataset_to_draw(cfg: CfgNode) -> str:
+    """The first test set of a config, or its first training set if it has no test set.
+
+    Raises:
+        InputError: the config names neither.
+    """
+    names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    if not names:
+        raise InputError("DATASETS.TEST and DATASETS.TRAIN are empty: name a data set, --dataset.")
+    return names[0]
+
+
 def select_records(
     records: list[dict], number: int, indices: list[int] | None = None, ids: dict | None = None
 ) -> list[dict]:
     """Records by their indices, else by image ids (in the order of ``ids``), else the first ones.
 
     Raises:
-        ValueError: an index or image id that is not there.
+        InputError: an index or image id that is not there.
     """
     if indices:
         wrong = [i for i in indices if not 0 <= i < len(records)]
         if wrong:
-            raise ValueError(f"--indices {wrong}: the data set has scenes 0 to {len(records) - 1}.")
+            raise InputError(f"--indices {wrong}: the data set has scenes 0 to {len(records) - 1}.")
         return [records[i] for i in indices]
     if ids is not None:
         by_id = {record["image_id"]: record for record in records}
         wrong = [i for i in ids if i not in by_id]
         if wrong:
-            raise ValueError(f"image ids {wrong[:5]} are not in the data set: other test data?")
+            raise InputError(f"image ids {wrong[:5]} are not in the data set: other test data?")
         return [by_id[i] for i in ids]
     return records[:number]
 
@@ -59,7 +72,7 @@ def decompose(
     """Run a model on data records: one dict an image for ``scene_sheet``.
 
     Raises:
-        ValueError: the model does not return what is drawn.
+        InputError: the model does not return what is drawn.
     """
     mapper = UnlabelledMapper(cfg, False)
     model.eval()
@@ -72,7 +85,7 @@ def decompose(
 
 def _scene(item: dict, output: dict, mapper: UnlabelledMapper) -> dict:
     if missing := {"components", "reconstruction"} - set(output):
-        raise ValueError(f"pictures show {sorted(missing)}: have them in TEST.OUTPUTS.")
+        raise InputError(f"pictures show {sorted(missing)}: have them in TEST.OUTPUTS.")
     image = item["image"] if mapper.image_format == "RGB" else item["image"].flip(0)
     instances = output["instances"]
     height, width = image.shape[1:]

@@ -7,9 +7,8 @@ from detectron2.utils.events import EventWriter, get_event_storage
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from rmonet_d2.utils.run_log import VISUALIZATION_FOLDER
 from rmonet_d2.visualization.drawing import to_image
-
-VISUALIZATION_FOLDER = "visualization"
 
 
 class PNGWriter(EventWriter):

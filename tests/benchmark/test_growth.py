@@ -54,4 +54,4 @@ def test_a_small_model_is_measured_along_every_axis(monkeypatch):
 
 def test_work_is_pixels_times_components():
     cfg = config_of("", ["INPUT.IMAGE_SIZE", [32, 64], "SOLVER.IMS_PER_BATCH", 3])
-    assert work(cfg) == 32 * 64 * cfg.MODEL.RMONET.NUM_COMPONENTS * 3
+    assert work(cfg) == 32 * 64 * cfg.MODEL.SCENE.NUM_COMPONENTS * 3

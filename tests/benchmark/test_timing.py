@@ -3,7 +3,7 @@ import time
 import torch
 
 from rmonet_d2.benchmark.timing import Stopwatch, side_by_side
-from rmonet_d2.tables import table
+from rmonet_d2.utils.tables import table
 
 
 def test_side_by_side_takes_turns_and_counts():

@@ -9,12 +9,13 @@ import pytest
 import torch
 from small_model import ROOT
 
-from rmonet_d2.comparison import budget as budgets
+from rmonet_d2.benchmark.training import seconds_per_step
 from rmonet_d2.comparison.budget import parse_budget
 from rmonet_d2.comparison.curves import convergence_figure, render
 from rmonet_d2.comparison.results import Outcome, ari_table, box_table, curves_csv, results_csv
 from rmonet_d2.comparison.systems import DATASETS, SYSTEMS
 from rmonet_d2.engine import load_config
+from rmonet_d2.utils.run_log import read_run
 from rmonet_d2.visualization.comparison_sheet import (
     CELL,
     HEADER,
@@ -22,7 +23,6 @@ from rmonet_d2.visualization.comparison_sheet import (
     MARGIN,
     comparison_sheet,
 )
-from rmonet_d2.visualization.run_log import read_run
 
 
 @pytest.fixture
@@ -52,16 +52,17 @@ def test_no_budget(text):
         parse_budget(text)
 
 
-def test_iterations_of_a_budget(monkeypatch):
-    cfg = load_config("", ["SOLVER.IMS_PER_BATCH", 16])
-    assert parse_budget("64000").iterations(cfg) == 4000
-    assert parse_budget("3").iterations(cfg) == 1
-    monkeypatch.setattr(budgets, "seconds_per_step", lambda cfg: 0.25)
-    assert parse_budget("20m").iterations(cfg) == 4800
+def test_iterations_of_a_budget():
+    def not_measured():
+        raise AssertionError("a budget of images needs no measurement")
+
+    assert parse_budget("64000").iterations(16, not_measured) == 4000
+    assert parse_budget("3").iterations(16, not_measured) == 1
+    assert parse_budget("20m").iterations(16, lambda: 0.25) == 4800
 
 
 def test_a_trial_times_real_steps(small_cfg):
-    assert budgets.seconds_per_step(small_cfg("SOLVER.IMS_PER_BATCH", 2)) > 0
+    assert seconds_per_step(small_cfg("SOLVER.IMS_PER_BATCH", 2)) > 0
 
 
 def test_curve_over_images_and_time(outcome):

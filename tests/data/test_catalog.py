@@ -12,7 +12,7 @@ from rmonet_d2.data import (
     unlabelled_dicts,
 )
 from rmonet_d2.data.coco import MalformedAnnotationsError, load_packed_images, read_coco_json
-from rmonet_d2.data.packed import PackedImageError
+from rmonet_d2.datasets.packed import PackedImageError
 
 
 def test_records_and_metadata(registered):

@@ -12,10 +12,10 @@ from scene_fakes import to_input, to_output
 
 from rmonet_d2.config import add_rmonet_config
 from rmonet_d2.data import register_clevr_sample, unlabelled_dicts
-from rmonet_d2.data.clevr_render import coco_records, draw_visible_scene
 from rmonet_d2.data.clevr_sample import CLEVR_SAMPLE_FOLDER
-from rmonet_d2.data.clevr_scenes import COLORS, MATERIALS, SIZES, SceneSettings
-from rmonet_d2.data.clevr_shapes import SHAPES
+from rmonet_d2.datasets.generate.clevr_render import coco_records, draw_visible_scene
+from rmonet_d2.datasets.generate.clevr_scenes import COLORS, MATERIALS, SIZES, SceneSettings
+from rmonet_d2.datasets.generate.clevr_shapes import SHAPES
 from rmonet_d2.evaluation import build_evaluator
 
 COUNTS = {"train": 200, "test": 50}

@@ -17,7 +17,7 @@ from rmonet_d2.data import (
     register_packed_instances,
 )
 from rmonet_d2.data.loader import MappedBatches
-from rmonet_d2.data.packed import read_packed
+from rmonet_d2.datasets.packed import read_packed
 
 
 def make_cfg(**changes):

@@ -11,7 +11,7 @@ from PIL import Image
 from rmonet_d2 import add_rmonet_config
 from rmonet_d2.data import UnlabelledMapper, UnreadableImageError, check_image_size
 from rmonet_d2.data.mapper import resize_image
-from rmonet_d2.data.packed import read_packed
+from rmonet_d2.datasets.packed import read_packed
 
 
 def make_cfg():

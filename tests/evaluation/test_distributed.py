@@ -61,7 +61,9 @@ def scenes(tmp_path):
 
 
 def test_two_processes_give_the_result_of_one(scenes, tmp_path):
-    environment = dict(os.environ, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", OMP_NUM_THREADS="1")
+    environment = dict(
+        os.environ, PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'helpers'}", OMP_NUM_THREADS="1"
+    )
     results = []
     for world in (1, 2):
         out = tmp_path / f"world{world}"

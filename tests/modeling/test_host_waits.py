@@ -8,7 +8,7 @@ from host_waits import HostWaits
 from training_steps import MODELS, batch
 
 from rmonet_d2.engine import SceneTrainer
-from rmonet_d2.solver import build_optimizer
+from rmonet_d2.solver.build import build_optimizer
 
 # Detectron2's ROIPooler sorts the regions by their level: one wait a level, and two for all.
 POOLER = {"aten.nonzero": 4, "aten.repeat_interleave": 1, "aten.lift_fresh": 1}

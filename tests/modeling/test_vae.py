@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rmonet_d2.modeling import vae
-from rmonet_d2.modeling.plain import plain_decoder
+from rmonet_d2.modeling.reference import plain_decoder
 from rmonet_d2.modeling.vae import (
     ComponentVAE,
     SpatialBroadcastDecoder,

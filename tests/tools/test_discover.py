@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,16 @@ def work(tmp_path):
 
 
 def discover(work, *args, weights="model/model.pth", images="images"):
-    load_tool("discover").main(
+    assert run_discover(work, *args, weights=weights, images=images) == 0
+    return work / "out"
+
+
+def run_discover(work, *args, weights="model/model.pth", images="images"):
+    """The program's exit status."""
+    return load_tool("discover").main(
         ["--weights", str(work / weights), "--input", str(work / images)]
         + ["--output", str(work / "out"), *args]
     )
-    return work / "out"
 
 
 def test_annotations_are_a_coco_data_set(work, capsys):
@@ -105,16 +111,23 @@ def test_unreadable_images_are_listed_and_skipped(work, capsys):
         ([], {"images": "empty"}, "no images there"),
         ([], {"images": "images/cut.png"}, "none of the 1 files"),
         ([], {"weights": "lone/model.pth"}, r"config\.yaml does not exist.*--config-file"),
-        ([], {"weights": "model/none.pth"}, r"none\.pth' does not exist"),
-        (["--batch-size", "0"], {}, "--batch-size is 0"),
+        ([], {"weights": "model/none.pth"}, r"none\.pth does not exist"),
     ],
 )
-def test_bad_input_is_one_clear_error(work, args, options, message):
+def test_bad_input_is_one_clear_error(work, args, options, message, capsys):
     (work / "images" / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     (work / "empty").mkdir()
     (work / "lone").mkdir()
-    with pytest.raises(ValueError, match=message):
-        discover(work, *args, **options)
+    assert run_discover(work, *args, **options) == 1
+    error = capsys.readouterr().err
+    assert re.search(f"^error: .*{message}", error, re.MULTILINE), error
+
+
+def test_wrong_usage_exits_with_2(work, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_discover(work, "--batch-size", "0")
+    assert stopped.value.code == 2
+    assert "--batch-size: 0 must be at least 1" in capsys.readouterr().err
 
 
 def test_picture_sheet_of_test_scenes(work, capsys):

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from small_model import ROOT
 
 from rmonet_d2.checkpoint import CheckpointError, SceneCheckpointer, export_weights
-from rmonet_d2.solver import build_optimizer
+from rmonet_d2.solver.build import build_optimizer
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from small_model import ROOT, SMALL
 MODELS = {
     "MONet": [
         "MODEL.META_ARCHITECTURE", "MONet", "MODEL.MONET.UNET_CHANNELS", "[4, 4, 8, 8, 8]",
-        "MODEL.RMONET.OUTPUT_MASKS", "posterior",
+        "MODEL.SCENE.OUTPUT_MASKS", "posterior",
     ],
     "SPACE": [
         "MODEL.META_ARCHITECTURE", "SPACE", "SOLVER.OPTIMIZER", "RMSpropAdam",
@@ -56,7 +56,7 @@ def tool(name, *arguments):
     spec = importlib.util.spec_from_file_location(f"tool_{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main([str(argument) for argument in arguments])
+    assert module.main([str(argument) for argument in arguments]) == 0
 
 
 @pytest.mark.parametrize("model", MODELS)

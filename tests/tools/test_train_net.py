@@ -139,8 +139,8 @@ def check_outputs(folder, truth):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("MODEL.RMONET.BETTA", "1"), "MODEL.RMONET.BETTA"),
-        (("MODEL.RMONET.NUM_COMPONENTS", "1"), "must be at least 2"),
+        (("MODEL.SCENE.BETTA", "1"), "MODEL.SCENE.BETTA"),
+        (("MODEL.SCENE.NUM_COMPONENTS", "1"), "must be at least 2"),
         (("DATASETS.TRAIN", "('multi_dsprites_trian',)"), "multi_dsprites_trian"),
         (("--eval-only", "MODEL.WEIGHTS", "nowhere.pth"), "nowhere.pth"),
         (("--config-file", "configs/nowhere.yaml"), "nowhere.yaml does not exist"),

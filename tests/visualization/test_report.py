@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmonet_d2.utils.run_log import RunLog, find_results, read_metrics, read_run
 from rmonet_d2.visualization.figures import ari_curve
 from rmonet_d2.visualization.report import build_report, write_report
-from rmonet_d2.visualization.run_log import RunLog, find_results, read_metrics, read_run
 
 CONFIG = """
 MODEL: {META_ARCHITECTURE: RMONet, RMONET: {NUM_COMPONENTS: 6}}

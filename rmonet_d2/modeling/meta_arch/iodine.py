@@ -14,18 +14,19 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from rmonet_d2.modeling.batch_noise import of_own_images
-from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
-from rmonet_d2.modeling.postprocessing import mask_scores
-from rmonet_d2.modeling.refinement import (
+from rmonet_d2.modeling.iodine.refinement import (
     RefinementNetwork,
     keep_variance,
     normalized,
     spatial_inputs,
 )
+from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
+from rmonet_d2.modeling.postprocessing import mask_scores
+from rmonet_d2.modeling.sharded_random import of_own_images
 from rmonet_d2.modeling.vae import SpatialBroadcastDecoder
 from rmonet_d2.ops.divergence import gaussian_kl
 from rmonet_d2.ops.mixture import component_scales, mixture_nll
+from rmonet_d2.utils.errors import ConfigError
 
 # exp of a log scale beyond these has no meaning for a prior of scale 1.
 _LOG_SCALES = (-10.0, 5.0)
@@ -85,11 +86,13 @@ class IODINE(SceneModel):
             **scene: of :class:`SceneModel`.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__(**scene)
         if iterations < 1:
-            raise ValueError(f"MODEL.IODINE.ITERATIONS (T) is {iterations}: it must be at least 1.")
+            raise ConfigError(
+                f"MODEL.IODINE.ITERATIONS (T) is {iterations}: it must be at least 1."
+            )
         self.decoder = decoder
         self.refinement = refinement
         keep_variance(decoder, refinement)

@@ -10,14 +10,15 @@ Shape shorthand:
 
 import torch
 
-from rmonet_d2.modeling.choices import check_choices
-from rmonet_d2.modeling.measured import put_measured
+from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.deferred_scalars import put_measured
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores
-from rmonet_d2.modeling.regions import Regions
+from rmonet_d2.modeling.proposal_generator.regions import Regions
 from rmonet_d2.modeling.vae import ComponentVAE, VAEOutputs
 from rmonet_d2.ops.divergence import component_latent_kl, latent_kl, mask_kl
 from rmonet_d2.ops.mixture import LIKELIHOODS, component_scales, log_responsibilities
+from rmonet_d2.utils.errors import ConfigError
 
 
 class MixtureModel(SceneModel):
@@ -57,20 +58,20 @@ class MixtureModel(SceneModel):
             **scene: of :class:`SceneModel`.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__(**scene)
         if posterior_steps < 0 or posterior_sigma_scale <= 0:
-            raise ValueError(
-                f"MODEL.RMONET.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
+            raise ConfigError(
+                f"MODEL.SCENE.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
                 f"{posterior_sigma_scale}: they must be at least 0 and greater than 0."
             )
         check_choices(
             {
-                "MODEL.RMONET.LIKELIHOOD": likelihood,
-                "MODEL.RMONET.MIXTURE_OVER": mixture_over,
-                "MODEL.RMONET.MASK_KL_TRAINS": mask_kl_trains,
-                "MODEL.RMONET.OUTPUT_MASKS": output_masks,
+                "MODEL.SCENE.LIKELIHOOD": likelihood,
+                "MODEL.SCENE.MIXTURE_OVER": mixture_over,
+                "MODEL.SCENE.MASK_KL_TRAINS": mask_kl_trains,
+                "MODEL.SCENE.OUTPUT_MASKS": output_masks,
             }
         )
         self.vae = vae
@@ -88,25 +89,25 @@ class MixtureModel(SceneModel):
 
     @classmethod
     def mixture_args(cls, cfg) -> dict:
-        """The constructor's arguments from MODEL.RMONET, MODEL.VAE and INPUT, which all share."""
-        rmonet = cfg.MODEL.RMONET
+        """The constructor's arguments from MODEL.SCENE, MODEL.VAE and INPUT."""
+        scene = cfg.MODEL.SCENE
         return {
             "vae": ComponentVAE(cfg),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "sigma_fg": rmonet.SIGMA_FG,
-            "sigma_bg": rmonet.SIGMA_BG,
+            "sigma_fg": scene.SIGMA_FG,
+            "sigma_bg": scene.SIGMA_BG,
             "loss_weights": {
                 "loss_nll": 1.0,
-                "loss_kl_z": rmonet.BETA,
-                "loss_kl_mask": rmonet.GAMMA,
+                "loss_kl_z": scene.BETA,
+                "loss_kl_mask": scene.GAMMA,
             },
-            "likelihood": rmonet.LIKELIHOOD,
-            "mixture_over": rmonet.MIXTURE_OVER,
-            "mask_kl_trains": rmonet.MASK_KL_TRAINS,
-            "output_masks": rmonet.OUTPUT_MASKS,
-            "posterior_steps": rmonet.POSTERIOR_STEPS,
-            "posterior_sigma_scale": rmonet.POSTERIOR_SIGMA_SCALE,
+            "likelihood": scene.LIKELIHOOD,
+            "mixture_over": scene.MIXTURE_OVER,
+            "mask_kl_trains": scene.MASK_KL_TRAINS,
+            "output_masks": scene.OUTPUT_MASKS,
+            "posterior_steps": scene.POSTERIOR_STEPS,
+            "posterior_sigma_scale": scene.POSTERIOR_SIGMA_SCALE,
             **cls.scene_args(cfg),
         }
 

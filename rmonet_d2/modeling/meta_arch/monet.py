@@ -11,8 +11,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from rmonet_d2.modeling.attention import build_attention, recurrent_log_masks
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
+from rmonet_d2.modeling.monet.attention import build_attention, recurrent_log_masks
+from rmonet_d2.utils.errors import ConfigError
 
 
 @META_ARCH_REGISTRY.register()
@@ -37,7 +38,7 @@ class MONet(MixtureModel):
             **mixture: of :class:`MixtureModel`.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__(**mixture)
         self.attention = attention
@@ -47,12 +48,12 @@ class MONet(MixtureModel):
     def from_config(cls, cfg):
         """
         Raises:
-            ValueError: another normalisation of the masks than stick-breaking.
+            ConfigError: another normalisation of the masks than stick-breaking.
         """
-        normalization = cfg.MODEL.RMONET.MASK_NORMALIZATION
+        normalization = cfg.MODEL.SCENE.MASK_NORMALIZATION
         if normalization != "stick_breaking":
-            raise ValueError(
-                f'MODEL.RMONET.MASK_NORMALIZATION is "{normalization}": MONet\'s attention is '
+            raise ConfigError(
+                f'MODEL.SCENE.MASK_NORMALIZATION is "{normalization}": MONet\'s attention is '
                 'recurrent and needs "stick_breaking".'
             )
         return {"attention": build_attention(cfg), **cls.mixture_args(cfg)}

@@ -19,15 +19,16 @@ from detectron2.modeling import (
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from rmonet_d2.modeling.alternatives import check_mirrors, choose, mirror, mirror_regions
-from rmonet_d2.modeling.choices import check_choices
-from rmonet_d2.modeling.measured import put_measured
+from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.deferred_scalars import put_measured
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
+from rmonet_d2.modeling.proposal_generator.regions import Regions, RegionWarmup
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
-from rmonet_d2.modeling.regions import Regions, RegionWarmup
+from rmonet_d2.modeling.test_time_augmentation import check_mirrors, choose, mirror, mirror_regions
 from rmonet_d2.modeling.vae import VAEOutputs
 from rmonet_d2.ops.mixture import log_responsibilities
 from rmonet_d2.ops.stick_breaking import MASK_NORMALIZATIONS
+from rmonet_d2.utils.errors import ConfigError
 
 
 @META_ARCH_REGISTRY.register()
@@ -75,19 +76,19 @@ class RMONet(MixtureModel):
             **mixture: of :class:`MixtureModel`.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__(**mixture)
         check_choices(
             {
-                "MODEL.RMONET.MASK_NORMALIZATION": mask_normalization,
-                "MODEL.RMONET.BOX_SOURCE": box_source,
+                "MODEL.SCENE.MASK_NORMALIZATION": mask_normalization,
+                "MODEL.SCENE.BOX_SOURCE": box_source,
                 "MODEL.PSEUDO_LABELS.MASKS": pseudo_label_masks,
             }
         )
         check_mirrors(test_mirrors)
         if (test_mirrors or test_nms_thresholds) and not hasattr(proposal_generator, "select"):
-            raise ValueError(
+            raise ConfigError(
                 "TEST.AUG needs a detection branch (MODEL.PROPOSAL_GENERATOR.NAME "
                 '"PseudoLabelRPN"): set TEST.AUG.ENABLED False.'
             )
@@ -106,7 +107,7 @@ class RMONet(MixtureModel):
 
     @classmethod
     def from_config(cls, cfg):
-        rmonet, alternatives = cfg.MODEL.RMONET, cfg.TEST.AUG
+        scene, rmonet, alternatives = cfg.MODEL.SCENE, cfg.MODEL.RMONET, cfg.TEST.AUG
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         args = {
@@ -115,9 +116,9 @@ class RMONet(MixtureModel):
             "roi_heads": build_roi_heads(cfg, shapes),
             "pseudo_labels": build_pseudo_labels(cfg),
             "region_warmup": RegionWarmup(cfg),
-            "mask_normalization": rmonet.MASK_NORMALIZATION,
+            "mask_normalization": scene.MASK_NORMALIZATION,
             "vae_first_iters": rmonet.VAE_FIRST_ITERS,
-            "box_source": rmonet.BOX_SOURCE,
+            "box_source": scene.BOX_SOURCE,
             "pseudo_label_masks": cfg.MODEL.PSEUDO_LABELS.MASKS,
             "test_mirrors": alternatives.MIRRORS if alternatives.ENABLED else [],
             "test_nms_thresholds": alternatives.NMS_THRESHOLDS if alternatives.ENABLED else [],

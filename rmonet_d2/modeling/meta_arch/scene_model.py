@@ -4,8 +4,9 @@ import torch
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-from rmonet_d2.modeling.choices import check_choices
+from rmonet_d2.modeling.config_checks import check_choices
 from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
+from rmonet_d2.utils.errors import ConfigError
 from rmonet_d2.visualization.pictures import scene_sheet
 
 GENERATED = ("latents", "components", "reconstruction")
@@ -42,18 +43,18 @@ class SceneModel(nn.Module):
             test_outputs: names of ``GENERATED``, what :meth:`results` returns of it.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__()
         if num_components < 2:
-            raise ValueError(
-                f"MODEL.RMONET.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
+            raise ConfigError(
+                f"MODEL.SCENE.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
                 "one foreground component and the background."
             )
-        check_choices({"MODEL.RMONET.LOSS_UNIT": loss_unit})
+        check_choices({"MODEL.SCENE.LOSS_UNIT": loss_unit})
         unknown = [name for name in test_outputs if name not in GENERATED]
         if unknown:
-            raise ValueError(f'TEST.OUTPUTS has "{unknown[0]}": use some of {list(GENERATED)}.')
+            raise ConfigError(f'TEST.OUTPUTS has "{unknown[0]}": use some of {list(GENERATED)}.')
         self.num_components = num_components
         self.image_size = tuple(image_size)
         self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
@@ -67,13 +68,13 @@ class SceneModel(nn.Module):
     def scene_args(cfg) -> dict:
         """The constructor's arguments from a config."""
         return {
-            "num_components": cfg.MODEL.RMONET.NUM_COMPONENTS,
+            "num_components": cfg.MODEL.SCENE.NUM_COMPONENTS,
             "image_size": cfg.INPUT.IMAGE_SIZE,
-            "loss_unit": cfg.MODEL.RMONET.LOSS_UNIT,
-            "min_mask_pixels": cfg.MODEL.RMONET.MIN_MASK_PIXELS,
-            "min_piece_pixels": cfg.MODEL.RMONET.MIN_PIECE_PIXELS,
+            "loss_unit": cfg.MODEL.SCENE.LOSS_UNIT,
+            "min_mask_pixels": cfg.MODEL.SCENE.MIN_MASK_PIXELS,
+            "min_piece_pixels": cfg.MODEL.SCENE.MIN_PIECE_PIXELS,
             "vis_period": cfg.VIS_PERIOD,
-            "channels_last": cfg.MODEL.RMONET.CHANNELS_LAST,
+            "channels_last": cfg.MODEL.SCENE.CHANNELS_LAST,
             "test_outputs": cfg.TEST.OUTPUTS,
         }
 
@@ -85,11 +86,11 @@ class SceneModel(nn.Module):
         """Stack the images to x, (B, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: an image of another size than INPUT.IMAGE_SIZE; names the file.
+            ConfigError: an image of another size than INPUT.IMAGE_SIZE; names the file.
         """
         for item in batched_inputs:
             if tuple(item["image"].shape[-2:]) != self.image_size:
-                raise ValueError(
+                raise ConfigError(
                     f"{item.get('file_name', 'an input image')} is "
                     f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
                     f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."

@@ -16,14 +16,15 @@ from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 
-from rmonet_d2.modeling.annealing import LinearAnnealing
-from rmonet_d2.modeling.choices import check_choices
-from rmonet_d2.modeling.measured import put_measured
+from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.deferred_scalars import put_measured
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
-from rmonet_d2.modeling.space_background import Background, SPACEBackground
-from rmonet_d2.modeling.space_components import pick, to_components
-from rmonet_d2.modeling.space_foreground import Cells, Foreground, SPACEForeground
+from rmonet_d2.modeling.space.annealing import LinearAnnealing
+from rmonet_d2.modeling.space.background import Background, SPACEBackground
+from rmonet_d2.modeling.space.components import pick, to_components
+from rmonet_d2.modeling.space.foreground import Cells, Foreground, SPACEForeground
 from rmonet_d2.ops.mixture import mixture_nll
+from rmonet_d2.utils.errors import ConfigError
 
 # alpha and 1 - alpha are bounded below here: either side can always be learned.
 MIN_SHARE = 1e-5
@@ -45,9 +46,9 @@ class Annealings:
 def _check_annealings(annealings: Annealings) -> None:
     prior, tau = annealings.pres_prior, annealings.tau
     if not (0 < prior.start_value < 1 and 0 < prior.end_value < 1):
-        raise ValueError("MODEL.SPACE.PRES_PRIOR: both values must be above 0 and below 1.")
+        raise ConfigError("MODEL.SPACE.PRES_PRIOR: both values must be above 0 and below 1.")
     if tau.start_value <= 0 or tau.end_value <= 0:
-        raise ValueError("MODEL.SPACE.TAU: both values must be above 0.")
+        raise ConfigError("MODEL.SPACE.TAU: both values must be above 0.")
 
 
 @META_ARCH_REGISTRY.register()
@@ -92,15 +93,15 @@ class SPACE(SceneModel):
             **scene: of :class:`SceneModel`.
 
         Raises:
-            ValueError: a value that a config key does not allow; names the key.
+            ConfigError: a value that a config key does not allow; names the key.
         """
         super().__init__(**scene)
         check_choices(
-            {"MODEL.RMONET.MIXTURE_OVER": mixture_over, "MODEL.RMONET.BOX_SOURCE": box_source}
+            {"MODEL.SCENE.MIXTURE_OVER": mixture_over, "MODEL.SCENE.BOX_SOURCE": box_source}
         )
         if self.num_components - 1 > foreground.grid_size**2:
-            raise ValueError(
-                f"MODEL.RMONET.NUM_COMPONENTS is {self.num_components}: a grid of "
+            raise ConfigError(
+                f"MODEL.SCENE.NUM_COMPONENTS is {self.num_components}: a grid of "
                 f"MODEL.SPACE.GRID_SIZE = {foreground.grid_size} has fewer objects to export."
             )
         _check_annealings(annealings)
@@ -120,7 +121,7 @@ class SPACE(SceneModel):
 
     @classmethod
     def from_config(cls, cfg):
-        rmonet, space = cfg.MODEL.RMONET, cfg.MODEL.SPACE
+        scene, space = cfg.MODEL.SCENE, cfg.MODEL.SPACE
         return {
             "foreground": SPACEForeground(cfg),
             "background": SPACEBackground(cfg),
@@ -130,14 +131,14 @@ class SPACE(SceneModel):
                 scale_mean=LinearAnnealing(space.SCALE_MEAN, "MODEL.SPACE.SCALE_MEAN"),
             ),
             "scale_std": space.SCALE_STD,
-            "sigma_fg": rmonet.SIGMA_FG,
-            "sigma_bg": rmonet.SIGMA_BG,
-            "mixture_over": rmonet.MIXTURE_OVER,
+            "sigma_fg": scene.SIGMA_FG,
+            "sigma_bg": scene.SIGMA_BG,
+            "mixture_over": scene.MIXTURE_OVER,
             "fixed_alpha": space.FIXED_ALPHA,
             "fixed_alpha_iters": space.FIXED_ALPHA_ITERS,
             "with_boundary_loss": space.BOUNDARY_LOSS,
             "boundary_end_iters": space.BOUNDARY_END_ITERS,
-            "box_source": rmonet.BOX_SOURCE,
+            "box_source": scene.BOX_SOURCE,
             **cls.scene_args(cfg),
         }
 

@@ -1,0 +1,242 @@
+"""The sections of the benchmark: each measures, prints a table, and returns its figures.
+
+``args`` are the parsed arguments of :mod:`rmonet_d2.cli.benchmark`.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+
+from rmonet_d2.benchmark import machine, training
+from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
+from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
+from rmonet_d2.benchmark.parts import parts_of_step
+from rmonet_d2.benchmark.peers import time_inference
+from rmonet_d2.benchmark.pseudo_labels import compare_hooks
+from rmonet_d2.comparison.curves import render
+from rmonet_d2.comparison.systems import SYSTEMS
+from rmonet_d2.utils.memory import keep_freed_memory
+from rmonet_d2.utils.tables import table
+
+PLAIN = "plain, fp32"
+BEST = "bf16, channels-last"
+
+
+def compare(args, is_training: bool) -> dict:
+    results = training.compare(
+        args.config_file, args.opts, training.VARIANTS, args.repeats, is_training
+    )
+    plain = results[PLAIN]["seconds"]
+    for result in results.values():
+        result["times_plain"] = plain / result["seconds"]
+    name = "training step" if is_training else "inference"
+    print(f"\n## {name.capitalize()}, batch of {args.batch_size}\n")
+    header = [name, "s", "images/s", "times as fast as plain"]
+    print(table(header, ([key, *result.values()] for key, result in results.items())))
+    return results
+
+
+def step(args) -> dict:
+    return compare(args, True)
+
+
+def inference(args) -> dict:
+    return compare(args, False)
+
+
+def memory(args) -> dict:
+    results = {
+        name: training.peak_memory(args.config_file, [*args.opts, *training.VARIANTS[name]])
+        for name in (PLAIN, BEST)
+    }
+    print("\n## Peak memory that steps add, MiB\n")
+    rows = ([name, v["training"], v["inference"]] for name, v in results.items())
+    print(table(["", "training", "inference"], rows))
+    return results
+
+
+def parts(args) -> dict:
+    cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[BEST]])
+    found = {}
+    for name, is_training in (("a training step", True), ("inference", False)):
+        rows = parts_of_step(cfg, args.repeats, is_training)
+        print(f"\n## Where time and memory of {name} go ({BEST})\n")
+        print(table(list(rows[0]), (list(row.values()) for row in rows)))
+        found[name] = rows
+    return found
+
+
+def pseudo_labels(args) -> dict:
+    device = torch.device(args.device)
+    rows = []
+    for size, components, cumulative in ((64, 6, False), (64, 6, True), (128, 7, False)):
+        options = {"min_size": 3, "cumulative": cumulative}
+        rows.append(
+            compare_hooks(64, components, size, args.repeats, device, **options)
+            | {"cumulative": cumulative}
+        )
+    print("\n## Pseudo labels: compiled, in torch operations, and with scikit-image\n")
+    header = ["masks", "cumulative", *(f"{name}, ms" for name in rows[0]["seconds"])]
+    header += [*(f"times as fast, {name}" for name in rows[0]["ratio"]), "equal boxes"]
+    print(table(header, map(_pseudo_label_row, rows)))
+    return rows
+
+
+def _pseudo_label_row(row: dict) -> list:
+    milliseconds = [1e3 * seconds for seconds in row["seconds"].values()]
+    shape = "x".join(map(str, row["shape"]))
+    return [shape, row["cumulative"], *milliseconds, *row["ratio"].values(), row["equal_boxes"]]
+
+
+def data(args) -> list[dict]:
+    run = {BEST: training.VARIANTS[BEST]}
+    step = training.compare(args.config_file, args.opts, run, args.repeats, True)[BEST]
+    cfg = training.config_of(args.config_file, args.opts)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        packed = write_packed(Path(folder), cfg.INPUT.IMAGE_SIZE[0], 256)
+        photos = write_photos(Path(folder) / "photos", 64)
+        for what, name, workers in (
+            ("packed images", packed, 0),
+            ("640x480 JPEG files", photos, 0),
+            ("640x480 JPEG files", photos, 2),
+        ):
+            rate = images_per_second(cfg, name, workers)
+            rows.append(
+                {
+                    "images": what,
+                    "workers": workers,
+                    "loader, images/s": rate,
+                    "step, images/s": step["images_per_s"],
+                    "times the step": rate / step["images_per_s"],
+                }
+            )
+    print(f"\n## Loading, beside a training step ({BEST})\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
+def growth(args) -> dict:
+    opts = [*args.opts, *training.VARIANTS[BEST]]
+    found = measure_growth(args.config_file, opts, VALUES, args.repeats)
+    print(f"\n## Growth of a training step ({BEST})\n")
+    header = ["", "value", "ms", "MiB", "ms ~ (pixels x K)^", "MiB ~ (pixels x K)^"]
+    rows = []
+    for axis, result in found.items():
+        for point in result["points"]:
+            rows.append([axis, point["value"], 1e3 * point[SECONDS], point[MEMORY], "", ""])
+        rows[-1][4:] = [result["exponents"][cost] for cost in (SECONDS, MEMORY)]
+    print(table(header, rows))
+    if args.figure:
+        Path(args.figure).write_bytes(render(growth_figure(found), Path(args.figure).suffix[1:]))
+    return found
+
+
+def tables_of_all_systems(opts: list) -> dict[str, tuple[str, list]]:
+    """Title -> config file and overrides: the paper's tables for Multi-dSprites, with ``opts``."""
+    return {
+        system.title: (file_name, [*overrides, *opts])
+        for system in SYSTEMS.values()
+        for file_name, overrides in [system.config("multi_dsprites", full=True)]
+    }
+
+
+def models(args) -> list[dict]:
+    configs = tables_of_all_systems([*args.opts, *training.VARIANTS[BEST]])
+    steps = {title: training.Step(training.config_of(*c)) for title, c in configs.items()}
+    train = training.time_steps(steps, args.repeats, True)
+    infer = training.time_steps(steps, args.repeats, False)
+    memory = {title: training.peak_memory(*config) for title, config in configs.items()}
+    rows = [
+        {
+            "system": title,
+            "parameters, million": training.count_parameters(steps[title]) / 1e6,
+            "training images/s": train[title]["images_per_s"],
+            "inference images/s": infer[title]["images_per_s"],
+            "training memory, MiB": memory[title]["training"],
+            "inference memory, MiB": memory[title]["inference"],
+        }
+        for title in configs
+    ]
+    print(f"\n## All systems, the paper's tables for Multi-dSprites, batch of {args.batch_size}\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
+def precision(args) -> list[dict]:
+    variants = {name: opts for name, opts in training.VARIANTS.items() if name != PLAIN}
+    rows = []
+    for title, (file_name, opts) in tables_of_all_systems(args.opts).items():
+        timings = training.compare(file_name, opts, variants, args.repeats, True)
+        base = timings["fp32"]["seconds"]
+        times = {name: base / timing["seconds"] for name, timing in timings.items()}
+        rows.append({"system": title, "fp32, s": base, **times})
+    print(f"\n## A training step, batch of {args.batch_size}: times as fast as fp32\n")
+    print(table(list(rows[0]), (list(row.values()) for row in rows)))
+    return rows
+
+
+def peers(args) -> dict:
+    systems = [SYSTEMS[name] for name in ("rmonet_unet", "monet", "iodine", "space")]
+    configs = {system.title: system.config("clevr", full=True) for system in systems}
+    file_name, overrides = configs[systems[0].title]
+    without = [*overrides, "TEST.OUTPUTS", []]
+    configs[f"{systems[0].title}, boxes and masks alone"] = (file_name, without)
+    rates = time_inference(configs, args.opts, args.repeats)
+    print(f"\n## Inference at 128x128, the paper's tables for CLEVR, batch of {args.batch_size}\n")
+    rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
+    print(table(["images/s", "fp32", "bf16"], rows))
+    return rates
+
+
+def matmul(args) -> dict:
+    device = torch.device(args.device)
+    size = machine.matmul_size(device)
+    rates = machine.matmul_rates(device, size, args.repeats)
+    rows = []
+    for name, dtype in (("fp32, channels-last", "fp32"), (BEST, "bf16")):
+        run = {name: training.VARIANTS[name]}
+        seconds = training.compare(args.config_file, args.opts, run, args.repeats, True)[name]
+        cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[name]])
+        gflop = training.step_gflop(training.Step(cfg))
+        rate = gflop / seconds["seconds"]
+        rows.append([name, gflop, rate, rates[dtype], 100 * rate / rates[dtype]])
+    print("\n## Share of the matrix product's rate\n")
+    header = ["training step", "GFLOP a step", "GFLOP/s", f"{size} x {size} product, GFLOP/s", "%"]
+    print(table(header, rows))
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+# The hook comes first: its many small operations are a quarter slower in a process whose heap has
+# trained models in it.
+SECTIONS = {
+    "pseudo_labels": pseudo_labels,
+    "step": step,
+    "inference": inference,
+    "memory": memory,
+    "parts": parts,
+    "data": data,
+    "growth": growth,
+    "models": models,
+    "precision": precision,
+    "peers": peers,
+    "matmul": matmul,
+}
+
+
+def run_sections(args) -> None:
+    """Run the sections that are asked for, or all of them, and write ``--json``."""
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    args.opts += ["SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.DEVICE", args.device]
+    results = {"machine": machine.describe(torch.device(args.device)), "config": args.config_file}
+    print(", ".join(f"{key}: {value}" for key, value in results["machine"].items()))
+    print(f"config: {args.config_file}")
+    if args.device == "cpu":
+        keep_freed_memory()
+    for name in args.sections or SECTIONS:
+        results[name] = SECTIONS[name](args)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(results, file, indent=1)

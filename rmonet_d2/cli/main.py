@@ -1,0 +1,67 @@
+"""Unsupervised object discovery: boxes, masks, latents and COCO files from unlabelled images."""
+
+import importlib
+import sys
+
+import rmonet_d2
+
+# Command -> (module, what it does), in the order of the help.
+COMMANDS = {
+    "discover": ("discover", "find objects in image files with trained weights"),
+    "train": ("train", "train or evaluate a model (tools/train_net.py)"),
+    "evaluate": ("evaluate", "evaluate weights on a data set with annotations"),
+    "visualize": ("visualize", "draw what a model finds in scenes of a data set"),
+    "report": ("report", "write the HTML report of a training run"),
+    "compare": ("compare", "train the compared systems under one budget, side by side"),
+    "ablation": ("ablation", "switch off each ingredient of the training recipe"),
+    "benchmark": ("benchmark", "measure speed and memory"),
+    "demo": ("demo", "make scenes, train, evaluate and write a report"),
+    "export-weights": ("export_weights", "keep only the weights of a checkpoint"),
+    "prepare-multi-dsprites": ("prepare_multi_dsprites", "generate or convert Multi-dSprites"),
+    "prepare-clevr": ("prepare_clevr", "convert the published CLEVR (with masks)"),
+    "render-clevr": ("render_clevr", "render CLEVR scenes with Blender"),
+    "unpack-images": ("unpack_images", "write a packed data set as PNG files"),
+}
+
+
+def usage() -> str:
+    """The help of ``rmonet``."""
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return f"""usage: rmonet COMMAND [OPTIONS]
+
+{__doc__}
+
+commands:
+{commands}
+
+options:
+  -h, --help  show this help; `rmonet COMMAND --help` describes a command
+  --version   show the version
+
+example:
+  rmonet discover --weights clevr_rmonet_unet_cpu --input PHOTOS/ --output OUT/
+
+exit status:
+  0    success
+  1    an error that one line on the error output describes
+  2    a command, option or argument that cannot be used
+  130  interrupted (Ctrl-C)
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"rmonet_d2 {rmonet_d2.__version__}")
+        return 0
+    name, *rest = argv
+    if name not in COMMANDS:
+        print(f"rmonet: unknown command {name!r}; see rmonet --help", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"rmonet_d2.cli.{COMMANDS[name][0]}")
+    return module.main(rest, prog=f"rmonet {name}")

@@ -1,0 +1,63 @@
+"""Convert CLEVR (with masks) of Multi-Object Datasets (Sec. 4); see datasets/README.md.
+
+A run that was interrupted goes on where it stopped when the same command is given again.
+"""
+
+import argparse
+from pathlib import Path
+
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.options import natural_int, run_program
+
+EXAMPLE = """\
+    python datasets/prepare_clevr.py --tfrecords clevr_with_masks_train.tfrecords
+"""
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The program's options."""
+    parser = DatasetParser(__doc__, EXAMPLE, "clevr", 100, prog)
+    add = parser.add_argument
+    add(
+        "--tfrecords",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="the published file, clevr_with_masks_train.tfrecords",
+    )
+    add("--num-train", type=natural_int, default=48400, help="training scenes (paper: 48400)")
+    add(
+        "--num-test",
+        type=natural_int,
+        default=1600,
+        help="test scenes (paper: 1600), the first ones of the file",
+    )
+    add("--size", type=int, default=128, help="side of the images in pixels")
+    add_range(parser, "objects", 3, 6)
+    add("--all", action="store_true", help="take scenes with any number of objects")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Convert the file."""
+    from rmonet_d2.datasets.convert.conversion import convert_tfrecords
+    from rmonet_d2.datasets.convert.scenes import clevr_with_masks
+
+    least, most = args.min_objects, args.max_objects
+    if args.all:
+        least, most = 0, clevr_with_masks().slots
+    convert_tfrecords(
+        args.tfrecords,
+        clevr_with_masks(args.size, least, most),
+        args.output.expanduser() / "clevr",
+        {"train": args.num_train, "test": args.num_test},
+        workers=args.workers,
+        chunk=args.chunk,
+        overwrite=args.overwrite,
+    )
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the program and return its exit status."""
+    args = build_parser(prog).parse_args(argv)
+    return run_program(run, args, GO_ON, errors=(OSError, ValueError))

@@ -1,0 +1,118 @@
+"""Generate Multi-dSprites (Sec. 4), or convert the published file; see datasets/README.md.
+
+A run that was interrupted goes on where it stopped when the same command is given again.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.options import natural_int, run_program
+from rmonet_d2.datasets.generate.multi_dsprites import (
+    CATEGORIES,
+    SceneSettings,
+    coco_records,
+    make_scenes,
+)
+
+EXAMPLE = """\
+    python datasets/prepare_multi_dsprites.py
+    python datasets/prepare_multi_dsprites.py --num-train 6000 --num-test 320
+"""
+DEFAULTS = SceneSettings()
+# Options that only concern scenes that are drawn.
+_DRAWN_ONLY = ("seed", "min_visible")
+
+
+def make_chunk(settings: SceneSettings, split: str, start: int, stop: int) -> tuple:
+    """Scenes start..stop - 1 of a split: images, COCO images, COCO annotations."""
+    indices = np.arange(start, stop)
+    scenes = make_scenes(settings, split, indices)
+    return scenes.images, *coco_records(scenes, indices, settings.max_sprites)
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The program's options."""
+    parser = DatasetParser(__doc__, EXAMPLE, "multi_dsprites", 500, prog)
+    add = parser.add_argument
+    add(
+        "--tfrecords",
+        metavar="FILE",
+        type=Path,
+        help="convert multi_dsprites_colored_on_grayscale.tfrecords instead of drawing scenes",
+    )
+    add("--num-train", type=natural_int, default=60000, help="training scenes (paper: 60000)")
+    add("--num-test", type=natural_int, default=1600, help="test scenes (paper: 1600)")
+    add("--seed", type=int, default=DEFAULTS.seed, help="another seed gives other scenes")
+    add("--size", type=int, default=DEFAULTS.size, help="side of the images in pixels")
+    add_range(parser, "sprites", DEFAULTS.min_sprites, DEFAULTS.max_sprites)
+    add(
+        "--min-visible",
+        type=int,
+        default=DEFAULTS.min_visible,
+        help="pixels that are seen of each sprite, at least",
+    )
+    return parser
+
+
+def parse_args(argv: list[str] | None = None, prog: str | None = None) -> argparse.Namespace:
+    """Parse and check the arguments."""
+    parser = build_parser(prog)
+    args = parser.parse_args(argv)
+    if args.tfrecords:
+        for name in _DRAWN_ONLY:
+            if getattr(args, name) != getattr(DEFAULTS, name):
+                parser.error(f"--{name.replace('_', '-')} is for scenes that are drawn")
+    return args
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert the published file."""
+    from rmonet_d2.datasets.convert.conversion import convert_tfrecords
+    from rmonet_d2.datasets.convert.scenes import multi_dsprites_official
+
+    convert_tfrecords(
+        args.tfrecords,
+        multi_dsprites_official(args.size, args.min_sprites, args.max_sprites),
+        args.output.expanduser() / "multi_dsprites",
+        {"train": args.num_train, "test": args.num_test},
+        workers=args.workers,
+        chunk=args.chunk,
+        overwrite=args.overwrite,
+    )
+
+
+def generate(args: argparse.Namespace) -> None:
+    """Draw scenes."""
+    from rmonet_d2.datasets.build.job import PackedJob, run_job
+
+    settings = SceneSettings(
+        size=args.size,
+        seed=args.seed,
+        min_sprites=args.min_sprites,
+        max_sprites=args.max_sprites,
+        min_visible=args.min_visible,
+    )
+    for split, count in (("train", args.num_train), ("test", args.num_test)):
+        if count:
+            job = PackedJob(
+                folder=args.output.expanduser() / "multi_dsprites",
+                name=split,
+                count=count,
+                image_shape=(settings.size, settings.size),
+                info=settings.info(),
+                categories=CATEGORIES,
+                make_chunk=functools.partial(make_chunk, settings, split),
+                chunk=args.chunk,
+            )
+            run_job(job, args.workers, args.overwrite)
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the program and return its exit status."""
+    args = parse_args(argv, prog)
+    make = convert if args.tfrecords else generate
+    return run_program(make, args, GO_ON, errors=(OSError, ValueError))

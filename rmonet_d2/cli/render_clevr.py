@@ -1,0 +1,84 @@
+"""Render CLEVR scenes with exact masks; needs Blender's module bpy, see datasets/README.md.
+
+A run that was interrupted goes on where it stopped when the same command is given again.
+"""
+
+import argparse
+import functools
+
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.options import natural_int, run_program
+from rmonet_d2.datasets.generate.clevr_scenes import SceneSettings
+
+EXAMPLE = """\
+    python datasets/render_clevr.py --num 2000 --num-test 320
+"""
+MAX_DEFAULT_TEST = 320
+DEFAULTS = SceneSettings()
+
+
+def make_chunk(settings: SceneSettings, split: str, start: int, stop: int) -> tuple:
+    """Scenes start..stop - 1 of a split: images, COCO images, COCO annotations."""
+    from rmonet_d2.datasets.generate.clevr_render import render_scenes
+
+    return render_scenes(settings, split, range(start, stop))
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The program's options."""
+    parser = DatasetParser(__doc__, EXAMPLE, "clevr", 10, prog)
+    add = parser.add_argument
+    add("--num", type=natural_int, default=2000, help="training scenes")
+    add(
+        "--num-test",
+        type=natural_int,
+        help=f"test scenes; without it: a twentieth of --num, at most {MAX_DEFAULT_TEST}",
+    )
+    add("--seed", type=int, default=DEFAULTS.seed, help="another seed gives other scenes")
+    add("--size", type=int, default=DEFAULTS.size, help="side of the images in pixels")
+    add("--samples", type=int, default=DEFAULTS.samples, help="rays per pixel before denoising")
+    add_range(parser, "objects", DEFAULTS.min_objects, DEFAULTS.max_objects)
+    add(
+        "--min-visible",
+        type=int,
+        help="pixels that are seen of each object, at least; without it: CLEVR's 200 of 320x240, "
+        "scaled to --size",
+    )
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Render both splits."""
+    from rmonet_d2.datasets.build.job import PackedJob, run_job
+    from rmonet_d2.datasets.generate.clevr_blender import import_bpy
+    from rmonet_d2.datasets.generate.clevr_render import CATEGORIES
+
+    settings = SceneSettings(
+        size=args.size,
+        seed=args.seed,
+        min_objects=args.min_objects,
+        max_objects=args.max_objects,
+        min_visible=args.min_visible,
+        samples=args.samples,
+    )
+    if args.num_test is None:
+        args.num_test = min(MAX_DEFAULT_TEST, args.num // 20)
+    for split, count in (("train", args.num), ("test", args.num_test)):
+        if count:
+            job = PackedJob(
+                folder=args.output.expanduser() / "clevr",
+                name=split,
+                count=count,
+                image_shape=(settings.size, settings.size),
+                info={**settings.info(), "blender": import_bpy().app.version_string},
+                categories=CATEGORIES,
+                make_chunk=functools.partial(make_chunk, settings, split),
+                chunk=args.chunk,
+            )
+            run_job(job, args.workers, args.overwrite)
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the program and return its exit status."""
+    args = build_parser(prog).parse_args(argv)
+    return run_program(run, args, GO_ON, errors=(OSError, ValueError))

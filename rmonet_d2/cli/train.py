@@ -1,0 +1,83 @@
+"""Train and evaluate scene decomposition models, with the flags of Detectron2's train_net.py.
+
+OUTPUT_DIR gets config.yaml, metrics.json, log.txt, TensorBoard events, checkpoints, pictures in
+visualization/, and the evaluation's COCO results in inference/.
+"""
+
+import argparse
+
+from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, run_program
+
+GO_ON = "the same command with --resume goes on where it stopped"
+EXAMPLE = """\
+    python tools/train_net.py --config-file configs/quick/rmonet_unet.yaml
+    python tools/train_net.py --config-file configs/quick/rmonet_unet.yaml --resume
+    python tools/train_net.py --config-file configs/clevr_rmonet_unet_cpu.yaml --eval-only \\
+        MODEL.WEIGHTS weights/clevr_rmonet_unet_cpu.pth DATASETS.TEST "('clevr_sample_test',)"
+"""
+
+
+def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
+    """The flags of Detectron2's ``default_argument_parser``."""
+    parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
+    add_config_file(parser)
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in OUTPUT_DIR; start if there is none",
+    )
+    parser.add_argument(
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST"
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="GPUs of this machine; on a machine without any, processes on the CPU",
+    )
+    parser.add_argument("--num-machines", type=int, default=1, help="machines of the run")
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, help="number of this machine, from 0"
+    )
+    parser.add_argument(
+        "--dist-url",
+        default="auto",
+        help="where processes meet, tcp://HOST:PORT; auto: a free port of this machine",
+    )
+    add_overrides(parser)
+    return parser
+
+
+def train_or_evaluate(args: argparse.Namespace):
+    """What one process of the run does; returns the results of the evaluation."""
+    from detectron2.utils import comm
+
+    from rmonet_d2.checkpoint import SceneCheckpointer
+    from rmonet_d2.engine import Trainer, setup
+    from rmonet_d2.evaluation.build import write_results
+
+    cfg = setup(args)
+    if not args.eval_only:
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    model = Trainer.build_model(cfg)
+    SceneCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+        cfg.MODEL.WEIGHTS, resume=args.resume
+    )
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        write_results(cfg.OUTPUT_DIR, results)
+    return results
+
+
+def run(args: argparse.Namespace) -> None:
+    """Start the processes of the run."""
+    from rmonet_d2.engine.launch import launch
+
+    launch(train_or_evaluate, args)
+
+
+def main(argv: list[str] | None = None, prog: str | None = None) -> int:
+    """Run the program and return its exit status."""
+    return run_program(run, build_parser(prog).parse_args(argv), GO_ON)

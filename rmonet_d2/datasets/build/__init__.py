@@ -1,0 +1,1 @@
+"""The resumable work of making a split of a data set."""

@@ -1,0 +1,1 @@
+"""Published TFRecord files converted into this project's format."""

@@ -1,0 +1,1 @@
+"""Scenes from nothing: Multi-dSprites, and CLEVR rendered with Blender."""

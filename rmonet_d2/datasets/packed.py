@@ -1,0 +1,195 @@
+"""Packed images: all images of a split in one uncompressed ``.npy`` array (N, H, W, 3) uint8 RGB.
+
+A small image costs one row of a memory map instead of a file and a decoder. Image 123 of
+``/data/train_images.npy`` is named ``packed:///data/train_images.npy/000123.png``. Code of this
+package reads it with ``read_packed``; any other Detectron2 code reads it too, because a handler
+for ``packed://`` hands out the bytes of a PNG file through Detectron2's ``PathManager``.
+"""
+
+import io
+import os
+import re
+import tokenize
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from iopath.common.file_io import PathHandler
+
+from rmonet_d2.utils.errors import UserError
+
+PREFIX = "packed://"
+_NAME = re.compile(r"^(?P<file>.+\.npy)/(?P<index>\d+)(\.\w+)?$")
+# What numpy raises for damaged headers, which it parses as Python.
+_BAD_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
+# What makes a file again, for error messages: file name -> command.
+_RECIPES: dict[str, str] = {}
+# Memory maps by file. Keyed by process too: a forked worker opens its own.
+_MAPS: dict[tuple[int, str], np.ndarray] = {}
+
+
+class PackedImageError(UserError, RuntimeError):
+    """A packed image file that cannot be read; the message says which and what to do."""
+
+
+def set_recipe(images_file: str | os.PathLike, command: str) -> None:
+    """Remember the command that makes a packed file, for error messages."""
+    _RECIPES[os.path.abspath(images_file)] = command
+
+
+def _error(images_file: str, problem: str) -> PackedImageError:
+    command = _RECIPES.get(os.path.abspath(images_file))
+    advice = f"make it again with: {command}" if command else "make the file again"
+    return PackedImageError(f"{images_file}: {problem}; {advice}")
+
+
+def open_packed(images_file: str | os.PathLike) -> np.ndarray:
+    """Memory-map a packed file, read only.
+
+    Returns:
+        (N, H, W, 3) uint8.
+
+    Raises:
+        PackedImageError: the file is missing, truncated, or not such an array.
+    """
+    images_file = str(images_file)
+    try:
+        with open(images_file, "rb") as stream:
+            version = np.lib.format.read_magic(stream)
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = read_header(stream)
+            start = stream.tell()
+            present = os.fstat(stream.fileno()).st_size - start
+    except FileNotFoundError:
+        raise _error(images_file, "no such file") from None
+    except _BAD_HEADER as error:
+        raise _error(images_file, f"not a .npy file ({error})") from None
+    if len(shape) != 4 or shape[3] != 3 or dtype != np.uint8 or fortran:
+        raise _error(images_file, f"holds {dtype} {shape}, expected uint8 (N, H, W, 3) in C order")
+    expected = int(np.prod(shape, dtype=np.int64))
+    if present != expected:
+        what = "truncated" if present < expected else "too long"
+        raise _error(images_file, f"{what}: {present:,} bytes of pixels instead of {expected:,}")
+    if not expected:
+        return np.empty(shape, np.uint8)
+    return np.memmap(images_file, np.uint8, "r", offset=start, shape=shape)
+
+
+def is_packed(file_name: str) -> bool:
+    """Whether a file name is one of a packed image."""
+    return file_name.startswith(PREFIX)
+
+
+def _parse(file_name: str) -> tuple[str, int]:
+    match = _NAME.match(file_name.removeprefix(PREFIX))
+    if match is None:
+        raise PackedImageError(
+            f"{file_name}: expected a name like packed:///data/train_images.npy/000123.png"
+        )
+    return match["file"], int(match["index"])
+
+
+def read_packed(file_name: str) -> np.ndarray:
+    """Read one image without decoding anything.
+
+    Args:
+        file_name: e.g. ``packed:///data/train_images.npy/000123.png``.
+
+    Returns:
+        (H, W, 3) uint8 RGB, a read-only view of the file's memory map.
+
+    Raises:
+        PackedImageError: a file or name that cannot be read, or a number beyond the file's end.
+    """
+    images_file, index = _parse(file_name)
+    key = (os.getpid(), images_file)
+    images = _MAPS.get(key)
+    if images is None:
+        images = _MAPS[key] = open_packed(images_file)
+    if index >= len(images):
+        raise _error(images_file, f"image {index} asked for, but it holds {len(images):,} images")
+    return images[index]
+
+
+def forget_packed(images_file: str | os.PathLike | None = None) -> None:
+    """Drop cached memory maps of one file or of all: needed after a file is replaced."""
+    wanted = None if images_file is None else os.path.abspath(images_file)
+    for key in [k for k in _MAPS if wanted in (None, os.path.abspath(k[1]))]:
+        del _MAPS[key]
+
+
+class PackedPathHandler(PathHandler):
+    """Lets Detectron2's ``PathManager`` open packed images as PNG files, read only."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _open(self, path: str, mode: str = "rb", buffering: int = -1, **kwargs: Any) -> io.BytesIO:
+        if mode != "rb":
+            raise ValueError(f"{path}: packed images open with mode 'rb' only, not {mode!r}")
+        image = cv2.cvtColor(read_packed(path), cv2.COLOR_RGB2BGR)
+        # Compression costs more time here than it could save.
+        done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 0])
+        if not done:
+            raise PackedImageError(f"{path}: cannot be encoded as PNG")
+        return io.BytesIO(data.tobytes())
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        try:
+            read_packed(path)
+        except PackedImageError:
+            return False
+        return True
+
+    def _exists(self, path: str, **kwargs: Any) -> bool:
+        if _NAME.match(path.removeprefix(PREFIX)):
+            return self._isfile(path)
+        return os.path.isfile(path.removeprefix(PREFIX))
+
+
+def register_packed_handler() -> None:
+    """Teach Detectron2's ``PathManager`` the ``packed://`` prefix; again is harmless."""
+    from detectron2.utils.file_io import PathManager
+
+    PathManager.register_handler(PackedPathHandler(), allow_override=True)
+
+
+class PackedWriter:
+    """Fills a packed file chunk by chunk; several processes may write different rows.
+
+    Args:
+        images_file: the file; made with room for all images if it does not exist.
+        shape: (N, H, W, 3).
+
+    Raises:
+        PackedImageError: the file exists and is not such an array of this shape.
+    """
+
+    def __init__(self, images_file: str | os.PathLike, shape: tuple[int, int, int, int]) -> None:
+        self.images_file = Path(images_file)
+        self.shape = tuple(shape)
+        if not self.images_file.exists():
+            temporary = self.images_file.with_suffix(f".{os.getpid()}.tmp")
+            np.lib.format.open_memmap(temporary, "w+", np.uint8, self.shape).flush()
+            os.replace(temporary, self.images_file)
+        found = open_packed(self.images_file).shape
+        if found != self.shape:
+            raise _error(str(images_file), f"holds {found}, expected {self.shape}")
+        self._rows = np.lib.format.open_memmap(self.images_file, "r+")
+
+    def write(self, start: int, images: np.ndarray) -> None:
+        """Write images (n, H, W, 3) uint8 to rows start..start + n - 1 and flush them to disk."""
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape[1:]:
+            raise ValueError(
+                f"{images.dtype} {images.shape} does not fit rows of uint8 {self.shape[1:]}"
+            )
+        if not 0 <= start <= start + len(images) <= self.shape[0]:
+            raise ValueError(
+                f"rows {start} to {start + len(images)} lie outside {self.shape[0]} rows"
+            )
+        self._rows[start : start + len(images)] = images
+        self._rows.flush()

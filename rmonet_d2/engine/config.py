@@ -1,0 +1,135 @@
+"""Loading a config and finding what would fail later."""
+
+import difflib
+from textwrap import shorten
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+
+from rmonet_d2.config import add_rmonet_config
+from rmonet_d2.config_compat import upgrade_config, upgrade_overrides
+from rmonet_d2.data.catalog import require_dataset
+from rmonet_d2.data.folder import is_folder, register_folder
+from rmonet_d2.data.mapper import check_image_size
+from rmonet_d2.engine.config_file import read_config_file
+from rmonet_d2.model_zoo import find_config
+from rmonet_d2.utils.errors import ConfigError
+
+
+def _known_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in cfg.items():
+        keys += _known_keys(value, f"{prefix}{name}.") if isinstance(value, CfgNode) else []
+        keys.append(f"{prefix}{name}")
+    return keys
+
+
+def _did_you_mean(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f' Did you mean "{nearest[0]}"?' if nearest else ""
+
+
+def _tuple_hint(text: str) -> str:
+    """What to write for a list of data sets that was given as one word."""
+    if "DATASETS." not in text or "tuple" not in text:
+        return ""
+    return """ Data sets are a tuple: DATASETS.TRAIN "('NAME',)"."""
+
+
+def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
+    """Defaults, then a YAML file, then ``KEY VALUE`` overrides.
+
+    Raises:
+        ConfigError: a missing file, an unknown key (with the nearest known one), or a bad value.
+    """
+    cfg = get_cfg()
+    add_rmonet_config(cfg)
+    if config_file:
+        config_file = find_config(config_file)
+    known = _known_keys(cfg)
+    source = config_file
+    try:
+        if config_file:
+            tree = upgrade_config(read_config_file(config_file), config_file)
+            version = tree.get("VERSION", cfg.VERSION)
+            if version != cfg.VERSION:
+                raise ConfigError(f"{config_file}: VERSION is {version}, it must be {cfg.VERSION}.")
+            cfg.merge_from_other_cfg(CfgNode(tree))
+        source = "the command line"
+        cfg.merge_from_list(upgrade_overrides(list(opts or [])))
+    except ConfigError:
+        raise
+    except (KeyError, AssertionError, ValueError, AttributeError, TypeError) as error:
+        text = shorten(str(error.args[0] if error.args else error), 300)
+        key = text.rsplit(": ", 1)[-1]
+        hint = _did_you_mean(key, known) if "Non-existent" in text else _tuple_hint(text)
+        raise ConfigError(f"{source}: {text}.{hint}") from None
+    check_config(cfg)
+    return cfg
+
+
+def choose_device(cfg: CfgNode) -> None:
+    """Set MODEL.DEVICE to "cpu", in place, where it names a GPU and there is none."""
+    if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
+        cfg.MODEL.DEVICE = "cpu"
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Find what would fail later.
+
+    Raises:
+        ConfigError: names the key, its value, and what it may be.
+    """
+    if cfg.MODEL.SCENE.NUM_COMPONENTS < 2:
+        raise ConfigError(
+            f"MODEL.SCENE.NUM_COMPONENTS (K) is {cfg.MODEL.SCENE.NUM_COMPONENTS}: it must be at "
+            "least 2, one foreground component and the background."
+        )
+    try:
+        check_image_size(cfg.INPUT.IMAGE_SIZE)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    solver = cfg.SOLVER
+    if solver.ACCUMULATE_PARTS < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATE_PARTS:
+        raise ConfigError(
+            f"SOLVER.ACCUMULATE_PARTS is {solver.ACCUMULATE_PARTS}: it must be at least 1 and "
+            f"divide SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH}."
+        )
+    if cfg.SOLVER.AMP.DTYPE not in ("bfloat16", "float16"):
+        raise ConfigError(
+            f'SOLVER.AMP.DTYPE is "{cfg.SOLVER.AMP.DTYPE}": use "bfloat16" or "float16".'
+        )
+    if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
+        raise ConfigError('SOLVER.AMP.DTYPE "float16" needs a GPU: use "bfloat16" on the CPU.')
+
+
+def check_datasets(names: list[str]) -> None:
+    """Find a data set that is unknown or not there before hours are spent.
+
+    Raises:
+        ConfigError: a name that is not registered.
+        FileNotFoundError: files that are not there; names the command that makes them.
+    """
+    for name in names:
+        if is_folder(name):
+            register_folder(name)
+        known = DatasetCatalog.list()
+        if name not in known:
+            hint = _did_you_mean(name, known)
+            raise ConfigError(f'DATASETS: no data set "{name}" is registered.{hint}')
+        require_dataset(name)
+
+
+def check_test_sets(names: list[str]) -> None:
+    """Find a test set without ground truth.
+
+    Raises:
+        ConfigError: the name of a folder of images.
+    """
+    for name in names:
+        if is_folder(name):
+            raise ConfigError(
+                f'DATASETS.TEST: "{name}" has no annotations to evaluate with. Leave it out '
+                '(DATASETS.TEST "()"), and look at its objects with tools/discover.py.'
+            )

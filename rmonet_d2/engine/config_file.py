@@ -1,0 +1,81 @@
+"""Reading config files: plain YAML with ``_BASE_``, and nothing that could run code.
+
+Detectron2 falls back to a loader that constructs arbitrary Python objects. Configs travel with
+weights, so this one accepts scalars, lists, mappings and tuples only.
+"""
+
+import os
+from typing import Any
+
+import yaml
+
+from rmonet_d2.utils.errors import ConfigError
+
+BASE_KEY = "_BASE_"
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Safe YAML, and tuples, which Detectron2 writes into every ``config.yaml``."""
+
+
+_PlainLoader.add_constructor(
+    "tag:yaml.org,2002:python/tuple", lambda loader, node: tuple(loader.construct_sequence(node))
+)
+
+
+def read_yaml(path: str | os.PathLike) -> Any:
+    """Load a file of plain YAML.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or holds a tag other than a tuple.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return yaml.load(file, _PlainLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise ConfigError(
+            f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Only plain YAML is "
+            "loaded, because anything else could run code; remove the tag."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ConfigError(f"{path} is not a YAML file: {text}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """A config file as nested dicts, its ``_BASE_`` files merged in.
+
+    Raises:
+        ConfigError: a file is missing, unreadable or not a mapping, or its ``_BASE_`` is not the
+            name of a file or leads back to itself; names the file.
+    """
+    return _read(path, ())
+
+
+def _read(path: str, above: tuple[str, ...]) -> dict[str, Any]:
+    real = os.path.realpath(path)
+    if real in above:
+        raise ConfigError(f"{path}: its {BASE_KEY} leads back to itself.")
+    tree = read_yaml(path)
+    if not isinstance(tree, dict):
+        what = "is empty" if tree is None else f"holds a {type(tree).__name__}"
+        raise ConfigError(f"{path} {what}: a config file is a mapping of keys and values.")
+    if BASE_KEY not in tree:
+        return tree
+    base = tree.pop(BASE_KEY)
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{path}: {BASE_KEY} is {base!r}: it must be the name of a config file.")
+    base = os.path.join(os.path.dirname(path), os.path.expanduser(base))
+    if not os.path.isfile(base):
+        raise ConfigError(f"{path}: its {BASE_KEY} {base} does not exist.")
+    return _merge(tree, _read(base, (*above, real)))
+
+
+def _merge(tree: dict, base: dict) -> dict:
+    """``base`` with the entries of ``tree`` over it."""
+    for key, value in tree.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = _merge(value, base[key]) if both else value
+    return base

@@ -1,0 +1,136 @@
+"""The trainer, and the set-up of a program that trains.
+
+Detectron2's ``DefaultTrainer`` with what unsupervised training from scratch needs: mixed precision
+on CPU and GPU, a loss check that names the term, and a resumed run that goes on exactly where the
+last one stopped. For that, every iteration draws its random numbers from (SEED, iteration),
+and the data loader starts at the first image that has not been seen.
+"""
+
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.engine.defaults import create_ddp_model
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.logger import setup_logger
+
+from rmonet_d2.checkpoint import SceneCheckpointer
+from rmonet_d2.data.catalog import unlabelled_dicts
+from rmonet_d2.data.loader import build_test_loader, build_train_loader
+from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.engine.config import (
+    check_config,
+    check_datasets,
+    check_test_sets,
+    choose_device,
+    load_config,
+)
+from rmonet_d2.engine.hooks import SaveOnSignal
+from rmonet_d2.engine.train_loop import SceneTrainer
+from rmonet_d2.evaluation import build_evaluator
+from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
+from rmonet_d2.utils.memory import keep_freed_memory
+from rmonet_d2.visualization.writers import PNGWriter
+
+
+def setup(args) -> CfgNode:
+    """Config of a program with Detectron2's ``default_argument_parser`` flags, frozen."""
+    cfg = load_config(args.config_file, args.opts)
+    choose_device(cfg)
+    check_config(cfg)
+    check_test_sets(cfg.DATASETS.TEST)
+    check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    if cfg.MODEL.DEVICE == "cpu":
+        keep_freed_memory()
+    if not args.eval_only:
+        records = unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE, quiet=True)
+        epochs_to_iterations(cfg, len(records))
+    cfg.freeze()
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")
+    return cfg
+
+
+class _TrainStream:
+    """Training batches, read from ``start_iter`` on: the workers start at the first batch."""
+
+    def __init__(self, cfg: CfgNode):
+        self.cfg = cfg
+        self.start_iter = 0
+
+    def __iter__(self):
+        yield from build_train_loader(self.cfg, UnlabelledMapper(self.cfg, True), self.start_iter)
+
+
+class Trainer(DefaultTrainer):
+    """Detectron2's default trainer for scene decomposition models.
+
+    ``resume_or_load``, ``train``, ``test``, hooks, checkpoints and output folder are Detectron2's.
+    """
+
+    def __init__(self, cfg: CfgNode):
+        super(DefaultTrainer, self).__init__()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        self.train_stream = self.build_train_loader(cfg)
+        gpu = [comm.get_local_rank()] if torch.device(cfg.MODEL.DEVICE).type == "cuda" else None
+        model = create_ddp_model(model, broadcast_buffers=False, device_ids=gpu)
+        self._trainer = SceneTrainer(model, self.train_stream, optimizer, cfg)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = SceneCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def train(self):
+        """Train from ``start_iter`` to the end; see :class:`SaveOnSignal` for interrupts."""
+        self.train_stream.start_iter = self.start_iter
+        return super().train()
+
+    def build_hooks(self):
+        return [*super().build_hooks(), SaveOnSignal()]
+
+    # Detectron2 0.6 forgets the optimiser in its checkpoints (later versions keep it).
+    def state_dict(self):
+        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+
+    @classmethod
+    def build_train_loader(cls, cfg):
+        return _TrainStream(cfg)
+
+    @classmethod
+    def build_test_loader(cls, cfg, dataset_name):
+        return build_test_loader(cfg, dataset_name, UnlabelledMapper(cfg, False))
+
+    @classmethod
+    def build_evaluator(cls, cfg, dataset_name, output_folder=None):
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+        return build_evaluator(cfg, dataset_name, folder)
+
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg, optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    def build_writers(self):
+        """Detectron2's writers, and one that saves pictures as PNG files."""
+        folder = self.cfg.OUTPUT_DIR
+        return [
+            CommonMetricPrinter(self.max_iter),
+            JSONWriter(os.path.join(folder, "metrics.json")),
+            # Before TensorBoard's writer, which takes the pictures out of the storage.
+            PNGWriter(folder),
+            TensorboardXWriter(folder),
+        ]

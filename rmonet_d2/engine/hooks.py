@@ -1,0 +1,51 @@
+"""Hooks of the trainer."""
+
+import logging
+import signal
+import threading
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+
+class SaveOnSignal(HookBase):
+    """Ctrl-C and SIGTERM end training after the iteration at work, with a checkpoint.
+
+    ``--resume`` then goes on with the next iteration. A second signal ends at once.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self):
+        self.received = None
+        self._handlers = {}
+
+    def _receive(self, number, frame):
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number).name
+
+    def before_train(self):
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {
+                number: signal.signal(number, self._receive) for number in self.SIGNALS
+            }
+
+    def after_step(self):
+        # A signal may reach the ranks in different iterations: they stop together.
+        received = next((name for name in comm.all_gather(self.received) if name), None)
+        if received is None:
+            return
+        iteration = self.trainer.iter
+        if comm.is_main_process():
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        # None leaves while another still waits for it.
+        comm.synchronize()
+        logging.getLogger(__name__).warning(
+            f"{received} after iteration {iteration}: saved; go on with --resume."
+        )
+        raise KeyboardInterrupt
+
+    def after_train(self):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)

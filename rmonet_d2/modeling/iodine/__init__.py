@@ -1,0 +1,1 @@
+"""The refinement network of IODINE (Greff et al. 2019)."""

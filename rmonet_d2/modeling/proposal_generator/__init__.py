@@ -1,0 +1,1 @@
+"""Region proposals: the RPN that is trained on pseudo labels, and random regions."""

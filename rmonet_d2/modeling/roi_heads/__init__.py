@@ -1,0 +1,1 @@
+"""The ROI heads and their three mask heads: UNet, Lite and ROI Align."""
