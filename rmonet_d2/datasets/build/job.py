@@ -29,8 +29,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rmonet_d2.datasets.packed import PackedImageError, PackedWriter, open_packed
-from rmonet_d2.utils.worker_processes import worker_pool
 from rmonet_d2.utils.errors import UserError
+from rmonet_d2.utils.worker_processes import worker_pool
 
 # (start, stop) -> images (n, H, W, 3) uint8, COCO "images", COCO "annotations".
 MakeChunk = Callable[[int, int], tuple[np.ndarray, list[dict], list[dict]]]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_model import ROOT
 
-from rmonet_d2.datasets.packed import PackedImageError
 from rmonet_d2.datasets.build.unpack import unpack_split
+from rmonet_d2.datasets.packed import PackedImageError
 
 PROGRAM = ROOT / "datasets" / "unpack_images.py"
 
