@@ -24,7 +24,7 @@ EXAMPLE = """\
 """
 DEFAULTS = SceneSettings()
 # Options that only concern scenes that are drawn.
-_DRAWN_ONLY = ("seed", "min_visible")
+_DRAWN_ONLY = ("seed", "min_visible", "hard_edges", "rgb_share")
 
 
 def make_chunk(settings: SceneSettings, split: str, start: int, stop: int) -> tuple:
@@ -54,6 +54,18 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         type=int,
         default=DEFAULTS.min_visible,
         help="pixels that are seen of each sprite, at least",
+    )
+    add(
+        "--hard-edges",
+        action="store_true",
+        help="aliased sprites, as in the published file; otherwise they are anti-aliased",
+    )
+    add(
+        "--rgb-share",
+        type=float,
+        default=DEFAULTS.rgb_share,
+        help="share of the scenes, 0 to 1, with uniformly random RGB colors instead of saturated "
+        "ones",
     )
     return parser
 
@@ -95,6 +107,8 @@ def generate(args: argparse.Namespace) -> None:
         min_sprites=args.min_sprites,
         max_sprites=args.max_sprites,
         min_visible=args.min_visible,
+        hard_edges=args.hard_edges,
+        rgb_share=args.rgb_share,
     )
     for split, count in (("train", args.num_train), ("test", args.num_test)):
         if count:

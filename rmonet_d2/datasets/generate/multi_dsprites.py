@@ -38,6 +38,9 @@ class SceneSettings:
         margin: centres lie in [margin, 1 - margin]; 0.15 keeps sprites mostly inside.
         min_saturation, min_value: HSV colours have a uniform hue, and a saturation and a value
             that are uniform between these and 1.
+        hard_edges: aliased sprites, as in the published data set; the default is anti-aliased.
+        rgb_share: share of the scenes, 0 to 1, whose sprites have uniformly random RGB colors
+            instead of saturated ones.
 
     Raises:
         ValueError: settings that no scene can fulfil.
@@ -53,6 +56,8 @@ class SceneSettings:
     margin: float = 0.15
     min_saturation: float = 0.8
     min_value: float = 0.8
+    hard_edges: bool = False
+    rgb_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.size < 16:
@@ -69,10 +74,17 @@ class SceneSettings:
             )
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin is {self.margin}: need 0 <= margin < 0.5")
+        if not 0 <= self.rgb_share <= 1:
+            raise ValueError(f"rgb_share is {self.rgb_share}: need 0 <= rgb_share <= 1")
 
     def info(self) -> dict[str, Any]:
         """The settings and the generator's version, for the ``info`` of the annotation file."""
-        return {"generator": "multi_dsprites", "version": GENERATOR_VERSION, **asdict(self)}
+        settings = asdict(self)
+        # Data sets made before these options existed have no entry for them.
+        for name in ("hard_edges", "rgb_share"):
+            if not settings[name]:
+                del settings[name]
+        return {"generator": "multi_dsprites", "version": GENERATOR_VERSION, **settings}
 
 
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
@@ -124,11 +136,16 @@ def draw_parameters(
         ],
         axis=-1,
     )
+    counted = scene_numbers[:, 0] * choices
+    # What the count leaves of its number is uniform again, so that no scene depends on the option
+    # but through its colors.
+    is_rgb = (counted % 1.0 < settings.rgb_share)[:, None, None]
+    rgb = np.rint(255.0 * np.stack([hue, saturation, value], axis=-1)).astype(np.uint8)
     return SceneParameters(
-        count=settings.min_sprites + (scene_numbers[:, 0] * choices).astype(np.int64),
+        count=settings.min_sprites + counted.astype(np.int64),
         grey=(scene_numbers[:, 1] * 256).astype(np.uint8),
         shape=(shape * len(SHAPES)).astype(np.int64),
-        color=hsv_to_rgb(hsv),
+        color=np.where(is_rgb, rgb, hsv_to_rgb(hsv)),
         scale=between(scale, settings.min_scale, settings.max_scale),
         orientation=2 * np.pi * orientation,
         x=between(x, settings.margin, 1 - settings.margin),
@@ -164,7 +181,7 @@ def make_scenes(settings: SceneSettings, split: str, indices: np.ndarray) -> Sce
 
     def attempt_scenes(rows: np.ndarray, attempt: int) -> Scenes:
         parameters = draw_parameters(settings, split, indices[rows], attempt)
-        images, owner, alone = render(parameters, settings.size)
+        images, owner, alone = render(parameters, settings.size, settings.hard_edges)
         return Scenes(parameters, images, owner, alone, visible_pixels(owner, slots))
 
     scenes = attempt_scenes(np.arange(len(indices)), 0)

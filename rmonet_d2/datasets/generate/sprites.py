@@ -132,12 +132,16 @@ def sprite_coverage(
     return inside, top, left
 
 
-def render(scenes: SceneParameters, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def render(
+    scenes: SceneParameters, size: int, hard_edges: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw scenes.
 
     Args:
         scenes: N scenes.
         size: side of the image in pixels.
+        hard_edges: paint each pixel that a sprite covers at least half in the sprite's color alone,
+            as in the published data set, instead of blending by coverage.
 
     Returns:
         images (N, H, W, 3) uint8; owner (N, H, W) int8, the slot of the sprite that owns the
@@ -156,7 +160,10 @@ def render(scenes: SceneParameters, size: int) -> tuple[np.ndarray, np.ndarray, 
     canvas[:] = scenes.grey[:, None, None, None]
     owner = np.full((total, size, size), -1, np.int8)
     alone = np.zeros((total, slots), np.int64)
-    alpha = inside.astype(np.float32) * np.float32(1 / SUPERSAMPLE**2)
+    if hard_edges:
+        alpha = (inside >= HALF_COVERED).astype(np.float32)
+    else:
+        alpha = inside.astype(np.float32) * np.float32(1 / SUPERSAMPLE**2)
     color = scenes.color[used].astype(np.float32)[:, :, None, None]
     # Row-major order of np.nonzero: each scene's slots come in painting order.
     for m, (n, k) in enumerate(zip(scene_of.tolist(), slot_of.tolist(), strict=True)):

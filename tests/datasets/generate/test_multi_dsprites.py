@@ -202,3 +202,35 @@ def test_other_sizes_show_the_same_scene():
     assert large.images.shape == (1, 128, 128, 3)
     shrunk = large.images[0].reshape(64, 2, 64, 2, 3).mean(axis=(1, 3))
     assert np.abs(shrunk - small.images[0]).mean() < 1
+
+
+def test_hard_edges_paint_owned_pixels_in_one_color_and_change_nothing_else():
+    smooth, hard = scenes_of(range(8)), scenes_of(range(8), hard_edges=True)
+    np.testing.assert_array_equal(hard.owner, smooth.owner)
+    colors = hard.parameters.color
+    for n in range(8):
+        for k in range(hard.parameters.count[n]):
+            owned = hard.images[n][hard.owner[n] == k]
+            assert (owned == colors[n, k]).all()
+        assert (hard.images[n][hard.owner[n] == -1] == hard.parameters.grey[n]).all()
+    assert (hard.images != smooth.images).any()
+
+
+def test_rgb_colors_fill_the_cube_and_their_share_is_as_asked():
+    saturated, rgb = scenes_of(range(400)), scenes_of(range(400), rgb_share=1.0)
+    np.testing.assert_array_equal(rgb.parameters.count, saturated.parameters.count)
+    used = np.arange(5) < rgb.parameters.count[:, None]
+    low = rgb.parameters.color[used].min(axis=-1) > 128
+    # An eighth of the cube is brighter than 128 in all channels; no saturated color is.
+    assert 0.09 < low.mean() < 0.16
+    assert not (saturated.parameters.color[used].min(axis=-1) > 128).any()
+    mixed = scenes_of(range(400), rgb_share=0.25).parameters.color
+    is_rgb = (mixed != saturated.parameters.color).any(axis=(1, 2))
+    assert 0.18 < is_rgb.mean() < 0.32
+    np.testing.assert_array_equal(mixed[is_rgb], rgb.parameters.color[is_rgb])
+
+
+def test_new_options_are_in_the_info_only_where_they_are_used():
+    assert not {"hard_edges", "rgb_share"} & SceneSettings().info().keys()
+    info = SceneSettings(hard_edges=True, rgb_share=0.5).info()
+    assert (info["hard_edges"], info["rgb_share"]) == (True, 0.5)
