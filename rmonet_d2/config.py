@@ -1,8 +1,9 @@
-"""Every configuration key that this project adds to Detectron2's.
+"""Every configuration key that this project adds to Detectron2's, each with a comment.
 
-Defaults are those of the paper's table "M-dSprites / R-MONet(UNet)" (Appendix B), with the
-training recipe of ``docs/recipe.md`` switched off: a bare config is the paper's model.
-Where a key has a paper symbol, the comment names it.
+The defaults are those of the paper's table "M-dSprites / R-MONet(UNet)" (Appendix B), with the
+training recipe of ``docs/recipe.md`` switched off: an empty config file describes the paper's
+model. Text in quotation marks is the name of a row in the paper's tables, or one of the values that
+a key accepts.
 """
 
 from detectron2.config import CfgNode as CN
@@ -11,10 +12,11 @@ from rmonet_d2.config_compat import RENAMED_KEYS
 
 
 def add_rmonet_config(cfg: CN) -> None:
-    """Add the keys of R-MONet to a Detectron2 config, in place.
+    """Add the keys of this project to a Detectron2 config, in place.
 
-    Also changes the Detectron2 defaults that contradict the paper: no frozen layers, batch norm
-    that trains, ResNet18, RGB input in [0, 1], no resize and no flip, class-agnostic heads.
+    Also changes the Detectron2 defaults that contradict the paper: no frozen layers, trainable
+    batch norm, ResNet18, RGB input in [0, 1], no resizing by the shorter edge, no random flips, and
+    class-agnostic heads.
     """
     _add_input(cfg)
     _add_model(cfg)
@@ -27,45 +29,62 @@ def add_rmonet_config(cfg: CN) -> None:
     _add_solver(cfg)
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new, "rmonet_d2.engine.load_config converts old files")
+    # Random seed of weights, data order and sampling. With a negative seed, every run draws other
+    # weights and another order.
     cfg.SEED = 1
+    # Iterations between pictures of training scenes; 0 draws none.
     cfg.VIS_PERIOD = 500
+    # Iterations between evaluations on DATASETS.TEST; 0 evaluates after the last iteration only.
     cfg.TEST.EVAL_PERIOD = 0
+    # The COCO evaluation uses at most this many objects per image, those with the highest scores.
     cfg.TEST.DETECTIONS_PER_IMAGE = 100
-    # Scenes of the test set that are evaluated; 0 means all.
+    # Evaluate only this many images, the first ones of each test set; 0 evaluates all of them.
     cfg.TEST.MAX_IMAGES = 0
-    # What models return beside "instances" and "masks". Without "components" and "reconstruction"
-    # nothing is decoded that the masks do not need, without "latents" too nothing is encoded.
+    # What a model returns in evaluation mode in addition to "instances" and "masks". Leaving out
+    # "components" and "reconstruction" saves the decoder wherever the masks do not need it; leaving
+    # out "latents" as well saves the encoder.
     cfg.TEST.OUTPUTS = ["latents", "components", "reconstruction"]
-    # Alternatives that R-MONet tries for a test image if TEST.AUG.ENABLED (not in the paper): the
-    # image and its mirror images ("horizontal", "vertical", "both"), each with regions from these
-    # thresholds of the NMS across levels. The one with the highest ELBO counts. Detectron2's other
-    # keys of TEST.AUG are not used.
+    # Test-time augmentation of R-MONet (not in the paper), used if TEST.AUG.ENABLED. Each test
+    # image is decomposed several times: the image itself and its mirror images ("horizontal",
+    # "vertical" or "both"), each with the regions that these cross-level NMS thresholds select. The
+    # decomposition with the highest ELBO is returned. Detectron2's other keys in TEST.AUG are
+    # ignored.
     cfg.TEST.AUG.MIRRORS = ["horizontal"]
     cfg.TEST.AUG.NMS_THRESHOLDS = [0.3, 0.45, 0.6]
 
 
 def _add_input(cfg: CN) -> None:
-    # (H, W) that the model sees; other sizes are resized (bilinear, no aspect kept).
+    # (H, W) of the model's input in pixels, both multiples of 32. Images of other sizes are resized
+    # without keeping their aspect ratio.
     cfg.INPUT.IMAGE_SIZE = [64, 64]
+    # Channel order of the model's input: "RGB" or "BGR".
     cfg.INPUT.FORMAT = "RGB"
     cfg.INPUT.RANDOM_FLIP = "none"
-    # What to do with image files that cannot be read: "error" or "skip" (listed once).
+    # What training does with image files that cannot be read: stop with an "error", or "skip" them
+    # and name each file once. Evaluation always stops.
     cfg.INPUT.UNREADABLE = "error"
 
 
 def _add_model(cfg: CN) -> None:
+    # "RMONet", "MONet", "IODINE" or "SPACE"; "PlainRMONet" is the slow reference implementation of
+    # RMONet.
     cfg.MODEL.META_ARCHITECTURE = "RMONet"
+    # Checkpoint to start from, or to evaluate: a file, the name of weights of this project, or
+    # "torchvision://resnet18" for a backbone pretrained on ImageNet. "" starts from scratch.
     cfg.MODEL.WEIGHTS = ""
-    # The backbone sees (255 x - mean) / std; the VAE always explains x in [0, 1].
+    # The backbone's input is (255 x - mean) / std. The VAE always explains x in [0, 1].
     cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
     cfg.MODEL.PIXEL_STD = [255.0, 255.0, 255.0]
 
+    # ResNet18 with FPN. Stage widths follow from RES2_OUT_CHANNELS, which doubles at each stage.
     cfg.MODEL.BACKBONE.NAME = "build_resnet18_fpn_backbone"
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
     cfg.MODEL.RESNETS.DEPTH = 18
     cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = 64
     cfg.MODEL.RESNETS.NORM = "BN"
+    # The feature maps that the heads may read: conv1 ("stem", stride 2) to conv5 ("res5",
+    # stride 32).
     cfg.MODEL.RESNETS.OUT_FEATURES = ["stem", "res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.IN_FEATURES = ["res2", "res3", "res4", "res5"]
     cfg.MODEL.FPN.OUT_CHANNELS = 256
@@ -73,109 +92,124 @@ def _add_model(cfg: CN) -> None:
     _add_scene(cfg)
 
     cfg.MODEL.RMONET = CN()
-    # The loss weights of Eq. 3 that only R-MONet has; BETA and GAMMA are in MODEL.SCENE.
+    # delta and lambda of Eq. 3: the weights of the RPN's classification and regression losses. The
+    # weights that R-MONet shares with MONet are MODEL.SCENE.BETA and GAMMA.
     cfg.MODEL.RMONET.DELTA = 1.0
     cfg.MODEL.RMONET.LAMBDA = 1.0
-    # Iterations at the start in which only the VAE learns, on the masks of the untrained network.
+    # Train only the VAE for this many iterations, on the masks of the untrained network.
     cfg.MODEL.RMONET.VAE_FIRST_ITERS = 0
 
 
 def _add_scene(cfg: CN) -> None:
-    # What all models share, unless a key names the models that read it.
+    # Keys that all models share. Where only some models read a key, its comment names them.
     scene = cfg.MODEL.SCENE = CN()
-    # K: K - 1 foreground components and one background component, which comes last. SPACE reads it
-    # only to export K - 1 objects and the background.
+    # K, the number of components: K - 1 foreground components, then the background. SPACE uses it
+    # only for its output, which has K - 1 objects and the background.
     scene.NUM_COMPONENTS = 6
-    # Weights of the latent KL and of the mask KL in Eq. 3 (R-MONet, MONet).
+    # beta and gamma of Eq. 3: the weights of the latent KL and of the mask KL (R-MONet, MONet).
     scene.BETA = 0.5
     scene.GAMMA = 0.5
-    # Scales of the Gaussians of the background and of the foreground, Eq. 2 (not IODINE, whose
-    # only scale is MODEL.IODINE.SIGMA). SPACE: "bg / fg standard deviation".
+    # sigma_bg and sigma_fg of Eq. 2: standard deviations of the background's and the foreground's
+    # Gaussians, for colors in [0, 1] ("bg / fg standard deviation" in SPACE's tables). IODINE has a
+    # single one, MODEL.IODINE.SIGMA.
     scene.SIGMA_BG = 0.09
     scene.SIGMA_FG = 0.11
-    # "mixture": Eq. 2 and the first line of Eq. 8. "printed": the second line of Eq. 8, which does
-    # not equal the first (R-MONet, MONet).
+    # Reconstruction loss: "mixture" is Eq. 2 and the first line of Eq. 8; "printed" is the second
+    # line of Eq. 8, which does not equal the first (R-MONet, MONet).
     scene.LIKELIHOOD = "mixture"
-    # "pixel": one mixture per pixel, over its three colors. "channel": one per color channel
-    # (not IODINE).
+    # "pixel": one mixture per pixel, over all three color channels. "channel": one mixture per
+    # color channel (R-MONet, MONet, SPACE).
     scene.MIXTURE_OVER = "pixel"
-    # How alpha_k becomes m_k: "stick_breaking" (Eq. 4 to 7) or "softmax" (Sec. 3.1; R-MONet).
+    # How alpha_k becomes m_k: "stick_breaking" (Eq. 4 to 7) or "softmax" (Sec. 3.1). R-MONet only.
     scene.MASK_NORMALIZATION = "stick_breaking"
-    # The generative loss terms are sums over the image ("image", the paper) or these sums divided
-    # by H W ("pixel"), which gives the RPN's terms more weight in the shared backbone.
+    # Unit of the generative loss terms: sums over the image ("image", as in the paper), or these
+    # sums divided by H W ("pixel"), which gives the RPN's losses more weight in the shared
+    # backbone.
     scene.LOSS_UNIT = "image"
-    # What the mask KL of Eq. 3 trains: "both" the masks and the VAE (as written), or only the
-    # "vae", which then takes m_k as a given target ("forces the VAE to generalize", Sec. 3.5).
-    # The masks still learn from this term through the encoder's input (R-MONet, MONet).
+    # What the mask KL of Eq. 3 trains: the masks and the VAE ("both", as the equation is written),
+    # or only the VAE ("vae"), with m_k as a fixed target ("forces the VAE to generalize",
+    # Sec. 3.5). In the second case the masks still learn from this term through the encoder's input
+    # (R-MONet, MONet).
     scene.MASK_KL_TRAINS = "both"
-    # The exported box of an object: "proposal" (R-MONet: the RPN's t_k; SPACE: z_where) or "mask"
-    # (the tight box of its mask). Models without proposals always export the latter.
+    # Which box an object is reported with: "proposal" (the RPN's t_k; SPACE: z_where) or "mask"
+    # (the tight box of the object's mask). MONet and IODINE have no proposals and always report the
+    # latter.
     scene.BOX_SOURCE = "proposal"
-    # The exported masks: "attention" (m_k, the paper) or "posterior" (the responsibilities of the
-    # mixture of Eq. 2: m_k after the components' colors are compared with the pixel's; R-MONet,
-    # MONet).
+    # Which masks a model returns: "attention" (m_k, as in the paper) or "posterior" (the
+    # responsibilities of the mixture of Eq. 2, that is, m_k after the components' colors have been
+    # compared with the pixel's) (R-MONet, MONet).
     scene.OUTPUT_MASKS = "attention"
-    # For the exported posterior: how many times the VAE encodes the components again from the
-    # posterior, and the factor on the sigmas of Eq. 2.
+    # Refinement of the "posterior" masks: how many times the VAE encodes the components again, with
+    # the posterior as their masks; and a factor on sigma_bg and sigma_fg, above 0 (R-MONet, MONet).
     scene.POSTERIOR_STEPS = 0
     scene.POSTERIOR_SIGMA_SCALE = 1.0
-    # A component is exported as an object if its mask wins at least this many pixels.
+    # A component is reported as an object only if it wins at least this many pixels.
     scene.MIN_MASK_PIXELS = 5
-    # Pieces of an exported mask that have fewer pixels and are not connected to its largest piece
-    # are removed.
+    # Removes pieces of an object's mask that are not connected to its largest piece and have fewer
+    # pixels than this; 0 keeps them.
     scene.MIN_PIECE_PIXELS = 0
-    # Memory format of the convolutions: True for channels-last.
+    # Memory format of the convolutions: channels-last (True) or contiguous (False). The results are
+    # the same, the speed is not.
     scene.CHANNELS_LAST = True
 
 
 def _add_monet(cfg: CN) -> None:
-    # MONet also reads all of MODEL.VAE.
+    # MONet also reads every key of MODEL.VAE.
     cfg.MODEL.MONET = CN()
-    # "UNetAttention" (Burgess et al. 2019), "FPNAttention" or "FPNUNetAttention" (Sec. 4, MONet
-    # (ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet)), whose heads are those of R-MONet(Lite) and
-    # R-MONet(UNet): MODEL.ROI_MASK_HEAD, MODEL.RESNETS and MODEL.FPN describe them.
+    # "UNetAttention" (Burgess et al. 2019), or "FPNAttention" or "FPNUNetAttention": Sec. 4,
+    # MONet(ResNet18 + FPN) and MONet(ResNet18 + FPN + UNet). The heads of the last two are those of
+    # R-MONet(Lite) and R-MONet(UNet), configured by MODEL.ROI_MASK_HEAD, MODEL.RESNETS and
+    # MODEL.FPN.
     cfg.MODEL.MONET.ATTENTION = "UNetAttention"
-    # A number for each block of the UNet: 5 blocks at 64x64, 6 at 128x128, down to 4x4 (Burgess et
-    # al. 2019, App. B.2). The number of channels is in neither paper: c, c, 2c, 2c, 2c of c = 32,
-    # as in public reimplementations (c, c, c, 2c, 2c, 2c at 128x128).
+    # Channels of each block of the UNet, which goes down to 4x4: 5 blocks at 64x64, 6 at 128x128
+    # (Burgess et al. 2019, App. B.2). Neither paper gives the numbers; these are c, c, 2c, 2c, 2c
+    # with c = 32, as in public reimplementations (at 128x128: c, c, c, 2c, 2c, 2c).
     cfg.MODEL.MONET.UNET_CHANNELS = [32, 32, 64, 64, 64]
+    # Hidden width of the MLP at the bottom of the UNet.
     cfg.MODEL.MONET.UNET_MLP_DIM = 128
 
 
 def _add_space(cfg: CN) -> None:
-    # MODEL.VAE describes z_comp, the background's VAE; its LATENT_DIM is that of all latents.
+    # SPACE reads MODEL.VAE for the VAE of the background components (z_comp), and its LATENT_DIM
+    # for all latents. Layer sizes are those of Lin et al. 2020 for 128x128 unless stated otherwise.
     cfg.MODEL.SPACE = CN()
-    # Layer sizes are those of Lin et al. 2020 for 128x128 unless it says otherwise. "grid":
+    # "grid": G, the cells per side. The side of the (square) image must be 2, 4, 8 or 16 times G.
     cfg.MODEL.SPACE.GRID_SIZE = 8
+    # Channels of the five convolutions of the cell encoder, and of the features of a cell.
     cfg.MODEL.SPACE.ENCODER_CHANNELS = [16, 32, 64, 128, 256]
     cfg.MODEL.SPACE.FEATURE_DIM = 128
-    # Side of a glimpse: 8, 16 or 32; the decoder has a stage a doubling.
+    # Side of a glimpse in pixels: 8, 16 or 32. The decoder has one stage per doubling, from 1x1 on.
     cfg.MODEL.SPACE.GLIMPSE_SIZE = 32
     cfg.MODEL.SPACE.GLIMPSE_ENCODER_CHANNELS = [16, 32, 32, 64, 128, 256]
     cfg.MODEL.SPACE.GLIMPSE_DECODER_CHANNELS = [128, 128, 64, 32, 16]
-    # Annealed values: [start value, end value, start step, end step]. "z_pres", the probability of
-    # an object in a cell a priori; "z_scale mean"; "tau", the temperature of the relaxed z_pres.
+    # Annealed values, as [start value, end value, first iteration, last iteration]: "z_pres", the
+    # prior probability that a cell holds an object; "z_scale mean"; and "tau", the temperature of
+    # the relaxed z_pres.
     cfg.MODEL.SPACE.PRES_PRIOR = [0.1, 0.01, 4000, 10000]
     cfg.MODEL.SPACE.SCALE_MEAN = [-1.0, -2.0, 0, 20000]
     cfg.MODEL.SPACE.TAU = [2.5, 0.5, 0, 20000]
     # "z_scale std value".
     cfg.MODEL.SPACE.SCALE_STD = 0.1
-    # For so many iterations the share of the foreground in the likelihood is FIXED_ALPHA at every
-    # pixel, so that neither it nor the background explains everything before the other has started.
-    # 0: off, as in the tables.
+    # For this many iterations the foreground's share of the likelihood is FIXED_ALPHA at every
+    # pixel, so that neither the foreground nor the background explains everything before the other
+    # has begun to learn. 0 switches this off, as in the tables.
     cfg.MODEL.SPACE.FIXED_ALPHA_ITERS = 0
     cfg.MODEL.SPACE.FIXED_ALPHA = 0.1
-    # "background component number K".
+    # "background component number K", at least 2.
     cfg.MODEL.SPACE.BACKGROUND_COMPONENTS = 3
     cfg.MODEL.SPACE.BACKGROUND_ENCODER_CHANNELS = [64, 64, 64, 64]
-    # Width of the image's features, the LSTMs and the MLP of the background.
+    # Width of the background's image features, of its LSTMs and of its MLP.
     cfg.MODEL.SPACE.BACKGROUND_HIDDEN = 64
-    # A stage a doubling, from 1x1 to the image; widths chosen here.
+    # Decoder of the background's masks: one stage per doubling, from 1x1 to the image's size. Lin
+    # et al. give no widths; these were chosen here.
     cfg.MODEL.SPACE.MASK_DECODER_CHANNELS = [256, 256, 128, 64, 64, 16, 16]
+    # Whether to add the boundary loss, which penalizes boxes that cut through an object.
     cfg.MODEL.SPACE.BOUNDARY_LOSS = True
-    # "boundary loss width", in pixels of a glimpse; the table for CLEVR has none: Lin et al.'s.
+    # "boundary loss width", in pixels of a glimpse. The table for CLEVR has no such row; the value
+    # is that of Lin et al.
     cfg.MODEL.SPACE.BOUNDARY_WIDTH = 6
-    # "boundary loss end step"; 0: to the end of training.
+    # "boundary loss end step": the last iteration with this loss; 0 keeps it to the end of
+    # training.
     cfg.MODEL.SPACE.BOUNDARY_END_ITERS = 50000
 
 
@@ -183,57 +217,70 @@ def _add_iodine(cfg: CN) -> None:
     # IODINE also reads LATENT_DIM, DECODER_CHANNELS and DECODER_STRIDE of MODEL.VAE. The defaults
     # are those of the table "M-dSprites / IODINE".
     cfg.MODEL.IODINE = CN()
-    # T, "iteration T".
+    # T, "iteration T": refinement steps per image, in training and in evaluation.
     cfg.MODEL.IODINE.ITERATIONS = 5
-    # Where the log scale of the learned first posterior begins; its mean begins at 0. The table
-    # does not say: 0, as the prior's. With a lower one z is less noisy at first.
+    # Initial log scale of the learned first posterior, whose mean starts at 0. The table does not
+    # give it; 0 is the prior's, and a lower value makes z less noisy at first.
     cfg.MODEL.IODINE.INIT_LOG_SCALE = 0.0
-    # "decoder standard deviation", of all components.
+    # "decoder standard deviation", the same for all components.
     cfg.MODEL.IODINE.SIGMA = 0.1
-    # A channel number for each 3x3 convolution of stride 2 of the refinement network.
+    # Channels of each 3x3 convolution (stride 2) of the refinement network.
     cfg.MODEL.IODINE.REFINE_CHANNELS = [32, 32, 32]
-    # "mlp units"; the LSTM's state has as many (Greff et al. 2019).
+    # "mlp units", which is also the size of the LSTM's state (Greff et al. 2019).
     cfg.MODEL.IODINE.REFINE_HIDDEN = 128
 
 
 def _add_vae(cfg: CN) -> None:
     cfg.MODEL.VAE = CN()
+    # D, the number of latents per component.
     cfg.MODEL.VAE.LATENT_DIM = 16
+    # Channels of the encoder's convolutions, and the width of its hidden layer.
     cfg.MODEL.VAE.ENCODER_CHANNELS = [32, 32, 64, 64]
     cfg.MODEL.VAE.ENCODER_HIDDEN = 256
-    # "log_mask": x and log m_k (Sec. 3.1). "peak_mask": x, m^ x and m^, where m^ is m_k scaled to
-    # a peak of 1, so that a component whose mask is still faint can see what it would explain.
+    # What the encoder sees of component k. "log_mask": x and log m_k (Sec. 3.1). "peak_mask": x,
+    # m^ x and m^, where m^ is m_k scaled to a peak of 1, so that a component whose mask is still
+    # faint can see what it would have to explain.
     cfg.MODEL.VAE.ENCODER_INPUT = "log_mask"
     cfg.MODEL.VAE.DECODER_CHANNELS = [32, 32, 32, 32]
-    # The decoder works at 1 / stride of the image's resolution; the result is upsampled.
+    # The decoder works at 1 / DECODER_STRIDE of the image's resolution; its output is upsampled.
     cfg.MODEL.VAE.DECODER_STRIDE = 1
-    # Keep no maps of the decoder for the backward pass: they are computed again, which saves memory
-    # and costs time. The results are the same.
+    # Recompute the decoder's activations in the backward pass instead of storing them (activation
+    # checkpointing). This saves memory and costs time; the results are the same.
     cfg.MODEL.VAE.RECOMPUTE_DECODER = False
 
 
 def _add_regions(cfg: CN) -> None:
     rpn = cfg.MODEL.RPN
-    # "PseudoLabelRPN", or "WholeImageRegions": no detection branch and no self-supervised loss
-    # (Fig. 20); set MODEL.FPN.IN_FEATURES to what the mask head reads then.
+    # "PseudoLabelRPN", or "WholeImageRegions" for the ablation of Fig. 20, which has neither a
+    # detection branch nor a self-supervised loss. For the latter, reduce MODEL.FPN.IN_FEATURES to
+    # the levels that the mask head reads.
     cfg.MODEL.PROPOSAL_GENERATOR.NAME = "PseudoLabelRPN"
     cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE = 0
+    # Side of the anchors in pixels, for each level of RPN.IN_FEATURES, and their aspect ratios
+    # (height / width).
     cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16], [32], [64], [128], [256]]
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[0.5, 1.0, 2.0]]
     rpn.IN_FEATURES = ["p2", "p3", "p4", "p5", "p6"]
+    # Proposals that are kept per level before NMS, and per image after it.
     rpn.PRE_NMS_TOPK_TRAIN = rpn.PRE_NMS_TOPK_TEST = 100
     rpn.POST_NMS_TOPK_TRAIN = rpn.POST_NMS_TOPK_TEST = 20
+    # A proposal is suppressed if its IoU with a better one of the same level exceeds NMS_THRESH;
+    # then, among all levels, if it exceeds CROSS_LEVEL_NMS_THRESH.
     rpn.NMS_THRESH = 0.3
-    # NMS across levels, after the NMS inside each level.
     rpn.CROSS_LEVEL_NMS_THRESH = 0.3
+    # IoU with a pseudo box below which an anchor is negative, and from which on it is positive.
     rpn.IOU_THRESHOLDS = [0.3, 0.7]
+    # Anchors per image that are sampled for the classification loss, and the largest share of
+    # positives among them.
     rpn.BATCH_SIZE_PER_IMAGE = 256
     rpn.POSITIVE_FRACTION = 0.5
     rpn.SMOOTH_L1_BETA = 1.0 / 9
-    # N_reg of Eq. 3: "anchors" (of an image, the paper) or "sampled" (Detectron2's).
+    # N_reg of Eq. 3, which divides the regression loss: the number of "anchors" of an image (the
+    # paper) or of "sampled" anchors (Detectron2).
     rpn.REG_NORMALIZER = "anchors"
-    # Prediction score threshold. The paper gives one number and does not say whether it also
-    # holds in training, where top K - 1 alone decides (Sec. 3.1): two keys.
+    # "prediction score threshold": regions with a lower score are discarded. The paper gives one
+    # number and does not say whether it also holds in training, where by Sec. 3.1 only the top
+    # K - 1 count; hence two keys.
     rpn.SCORE_THRESH_TRAIN = 0.0
     rpn.SCORE_THRESH_TEST = 0.5
 
@@ -241,67 +288,84 @@ def _add_regions(cfg: CN) -> None:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 1
     # "UNetMaskHead", "LiteMaskHead" or "ROIAlignMaskHead".
     cfg.MODEL.ROI_MASK_HEAD.NAME = "UNetMaskHead"
+    # Channels of the head's convolutions.
     cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 32
-    # Lite and ROI Align heads: 3x3 convolutions before the transposed one, as in Mask R-CNN.
+    # Lite and ROI Align heads: number of 3x3 convolutions before the transposed one, as in Mask
+    # R-CNN.
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 4
-    # Lite head: conv3 after the FPN (Sec. 4). ROI Align head: Mask R-CNN's maps.
+    # Lite head: the masked feature map, which is conv3 after the FPN (Sec. 4).
     cfg.MODEL.ROI_MASK_HEAD.LITE_FEATURE = "p3"
+    # ROI Align head: the feature maps that it crops, as in Mask R-CNN.
     cfg.MODEL.ROI_HEADS.IN_FEATURES = ["p2", "p3", "p4", "p5"]
-    # Width of the UNet head's level of "image" (see MASKED_FEATURES), at full resolution.
+    # UNet head: channels of the level "image" (see MASKED_FEATURES), at full resolution.
     cfg.MODEL.ROI_MASK_HEAD.IMAGE_DIM = 32
+    # Normalization layers of the head, such as "BN" or "GN"; "" for none.
     cfg.MODEL.ROI_MASK_HEAD.NORM = ""
-    # UNet head: masked skips first, from fine to coarse, then the unmasked ones (Fig. 22).
+    # UNet head: the skip connections, those with ROI masking and those without (Fig. 22), both from
+    # fine to coarse. MASKED_FEATURES may begin with "image", the input image itself, which is not
+    # in the paper.
     cfg.MODEL.ROI_MASK_HEAD.MASKED_FEATURES = ["stem", "res2", "res3"]
     cfg.MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES = ["res4", "p5"]
+    # UNet head: hidden width of the MLP on the coarsest feature map.
     cfg.MODEL.ROI_MASK_HEAD.MLP_DIM = 128
-    # The constant added to the logits of alpha at the start of training.
+    # Initial bias of the logits of alpha.
     cfg.MODEL.ROI_MASK_HEAD.INIT_LOGIT = 0.0
-    # sigma: how much of its side a region grows on each side (Sec. 2, tables). ROIAlignMaskHead
-    # crops the grown region.
+    # sigma of ROI masking (Sec. 2 and the tables): the fraction of its side by which a region is
+    # enlarged on each side. ROIAlignMaskHead crops the enlarged region.
     cfg.MODEL.ROI_MASK_HEAD.EXPAND_RATIO = 0.3
 
+    # Random regions at the start of training (docs/recipe.md).
     cfg.MODEL.REGION_WARMUP = CN()
-    # Random regions for RANDOM_ITERS iterations; then each region is random with a probability
-    # that falls linearly to 0 at END_ITERS. 0, 0: the RPN's regions from the first iteration.
+    # All regions are random for RANDOM_ITERS iterations; after that, each region is random with a
+    # probability that falls linearly to 0 at END_ITERS. 0 and 0 use the RPN's regions from the
+    # first iteration on.
     cfg.MODEL.REGION_WARMUP.RANDOM_ITERS = 0
     cfg.MODEL.REGION_WARMUP.END_ITERS = 0
-    # Sides of the random regions, as fractions of the image's sides.
+    # Smallest and largest side of a random region, as fractions of the image's sides.
     cfg.MODEL.REGION_WARMUP.MIN_SIDE = 0.2
     cfg.MODEL.REGION_WARMUP.MAX_SIDE = 0.6
 
 
 def _add_pseudo_labels(cfg: CN) -> None:
+    # How masks become the pseudo boxes that train the RPN.
     cfg.MODEL.PSEUDO_LABELS = CN()
-    # "CompiledMultiOtsu" (on a CPU compiled loops, on a GPU torch), "BatchedMultiOtsu" (torch) or
-    # "SkimageMultiOtsu" (scikit-image, mask by mask). All give the same boxes.
+    # "CompiledMultiOtsu" (compiled loops on a CPU, torch on a GPU), "BatchedMultiOtsu" (torch) or
+    # "SkimageMultiOtsu" (scikit-image, one mask at a time). All give the same boxes.
     cfg.MODEL.PSEUDO_LABELS.NAME = "CompiledMultiOtsu"
-    # Masks that become boxes: "attention" or "posterior", as MODEL.SCENE.OUTPUT_MASKS.
+    # The masks that are thresholded: "attention" or "posterior", as in MODEL.SCENE.OUTPUT_MASKS.
     cfg.MODEL.PSEUDO_LABELS.MASKS = "attention"
+    # Multi-Otsu: bins of the histogram, and classes that the thresholds separate (App. B gives the
+    # bins only).
     cfg.MODEL.PSEUDO_LABELS.NUM_BINS = 5
     cfg.MODEL.PSEUDO_LABELS.NUM_CLASSES = 3
     # Values of m_k below this are set to 0 before thresholding (App. B).
     cfg.MODEL.PSEUDO_LABELS.MIN_VALUE = 0.001
-    # Sides in pixels and aspect limits of a pseudo box.
+    # A pseudo box is discarded if one of its sides is shorter than MIN_SIZE pixels, or if height /
+    # width or width / height exceeds its limit.
     cfg.MODEL.PSEUDO_LABELS.MIN_SIZE = 3
     cfg.MODEL.PSEUDO_LABELS.MAX_HW_RATIO = 3.0
     cfg.MODEL.PSEUDO_LABELS.MAX_WH_RATIO = 3.0
+    # A pseudo box is suppressed if its IoU with a better one of the same image exceeds this.
     cfg.MODEL.PSEUDO_LABELS.NMS_THRESH = 0.7
-    # False: components of pixels of exactly one class (the paper). True: of the pixels at or
-    # above each threshold, so that one box spans the whole object.
+    # Which pixels form a connected component: those of exactly one class (False, as in the paper),
+    # or all pixels at or above a threshold (True), so that one box spans the whole object.
     cfg.MODEL.PSEUDO_LABELS.CUMULATIVE = False
-    # Masks with a lower peak, and boxes with a lower mean of m_k, give no label. 0: the paper.
+    # Masks with a peak below MIN_PEAK, and boxes with a mean of m_k below MIN_SCORE, give no label.
+    # The paper has no such limits: 0.
     cfg.MODEL.PSEUDO_LABELS.MIN_PEAK = 0.0
     cfg.MODEL.PSEUDO_LABELS.MIN_SCORE = 0.0
-    # For EARLY_ITERS iterations, while masks are still faint, these hold instead of MIN_SIZE and
-    # MIN_SCORE. Later, stricter limits keep slivers on borders from becoming labels.
+    # For the first EARLY_ITERS iterations, while masks are still faint, EARLY_MIN_SIZE and
+    # EARLY_MIN_SCORE replace MIN_SIZE and MIN_SCORE. The stricter limits that follow keep slivers
+    # on object borders from becoming labels.
     cfg.MODEL.PSEUDO_LABELS.EARLY_ITERS = 0
     cfg.MODEL.PSEUDO_LABELS.EARLY_MIN_SIZE = 3
     cfg.MODEL.PSEUDO_LABELS.EARLY_MIN_SCORE = 0.2
 
 
 def _add_solver(cfg: CN) -> None:
-    # "Adam", or SPACE's "RMSpropAdam": RMSprop for the foreground and Adam for the background, with
-    # the rates FG_LR and BG_LR ("fg / bg learning rate") instead of BASE_LR and VAE_LR_FACTOR.
+    # "Adam", or "RMSpropAdam" for SPACE: RMSprop for the foreground and Adam for the background,
+    # with the learning rates FG_LR and BG_LR ("fg / bg learning rate") instead of BASE_LR and
+    # VAE_LR_FACTOR.
     cfg.SOLVER.OPTIMIZER = "Adam"
     cfg.SOLVER.FG_LR = 1e-5
     cfg.SOLVER.BG_LR = 1e-3
@@ -310,33 +374,42 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.VAE_LR_FACTOR = 1.0
     cfg.SOLVER.WEIGHT_DECAY = 0.0
     cfg.SOLVER.WEIGHT_DECAY_NORM = 0.0
+    # Images per iteration, over all processes.
     cfg.SOLVER.IMS_PER_BATCH = 64
-    # The batch goes through the model in so many equal parts whose gradients add up: the same step
-    # (but for the statistics of batch norm) in less memory.
+    # Gradient accumulation: the batch is split into this many equal parts, which go through the
+    # model one after the other. The step is the same, except for batch-norm statistics, and needs
+    # less memory.
     cfg.SOLVER.ACCUMULATE_PARTS = 1
     cfg.SOLVER.LR_SCHEDULER_NAME = "CosineWarmRestarts"
     cfg.SOLVER.WARMUP_FACTOR = 0.001
-    # The tables count epochs. A positive *_EPOCHS key overrides its key in iterations.
+    # The tables count epochs, Detectron2 counts iterations. A positive *_EPOCHS key overrides the
+    # corresponding *_ITER or *_ITERS key.
     cfg.SOLVER.MAX_EPOCHS = 0.0
     cfg.SOLVER.WARMUP_EPOCHS = 0.0
+    # "learning rate decay interval": the length of a cosine cycle; 0 is a single cycle over the
+    # whole training.
     cfg.SOLVER.RESTART_EPOCHS = 0.0
     cfg.SOLVER.RESTART_ITERS = 0
-    # Each restart's peak is (1 - RESET_DECAY) times the last ("learning rate reset decay").
+    # "learning rate reset decay": after each restart the peak learning rate is (1 - RESET_DECAY)
+    # times the previous peak.
     cfg.SOLVER.RESET_DECAY = 0.1
-    # The learning rate at the end of each cosine, as a fraction of that cycle's peak.
+    # Learning rate at the end of a cycle, as a fraction of the cycle's peak.
     cfg.SOLVER.COSINE_END_FACTOR = 0.0
+    # Iterations between checkpoints.
     cfg.SOLVER.CHECKPOINT_PERIOD = 1000
+    # Gradients are clipped to this total norm, over all parameters.
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 10.0
-    # Mixed precision: SOLVER.AMP.ENABLED with "bfloat16" or "float16" (GPU only).
+    # Mixed precision of training, in "bfloat16" or "float16" (the latter on a GPU only).
     cfg.SOLVER.AMP.ENABLED = False
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    # bfloat16 also on a CPU that emulates it, several times slower than float32; by default such a
-    # CPU trains in float32, and says so.
+    # A CPU without AVX-512 emulates bfloat16, several times slower than float32. Training therefore
+    # falls back to float32 there, and says so, unless this is True.
     cfg.SOLVER.AMP.EMULATED = False
     cfg.DATASETS.TRAIN = ("multi_dsprites_train",)
     cfg.DATASETS.TEST = ("multi_dsprites_test",)
+    # Training ignores annotations, so images without any are used too.
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
-    # Packed images need no decoding: worker processes would only add the cost of moving batches.
+    # Packed images need no decoding, so worker processes would only add the cost of moving batches.
     cfg.DATALOADER.NUM_WORKERS = 0

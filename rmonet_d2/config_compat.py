@@ -1,7 +1,7 @@
-"""Configs of earlier versions: keys that have moved keep working, with one warning.
+"""Configs of earlier versions: keys that have moved still work, with one warning per file.
 
-Up to version 0.1.0, keys that all models share were in ``MODEL.RMONET``; they are in
-``MODEL.SCENE`` now. A config file or checkpoint folder of that time loads as it is.
+Up to version 0.1.0, the keys that all models share were in ``MODEL.RMONET``; they are now in
+``MODEL.SCENE``. Config files and output folders from that time load unchanged.
 """
 
 import logging
@@ -30,14 +30,15 @@ RENAMED_KEYS = {f"MODEL.RMONET.{name}": f"MODEL.SCENE.{name}" for name in _SHARE
 
 
 def upgrade_config(tree: dict[str, Any], source: str) -> dict[str, Any]:
-    """Move renamed keys of a nested config, in place; warn once if there are any.
+    """Move renamed keys of a nested config to their new place, and warn once if there are any.
 
     Args:
-        tree: a config file as nested dicts.
-        source: its name, for the warning.
+        tree: contents of a config file as nested dicts; modified in place.
+        source: name of the file, for the warning.
 
     Returns:
-        ``tree``. Where both the old and the new name of a key are given, the new one counts.
+        ``tree``. If a key is given under both its old and its new name, the new one takes
+        precedence.
     """
     found = []
     for old, new in RENAMED_KEYS.items():
@@ -56,7 +57,7 @@ def upgrade_config(tree: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def upgrade_overrides(opts: list) -> list:
-    """``KEY VALUE`` overrides with the new names of renamed keys; warn once if there are any."""
+    """Return ``KEY VALUE`` overrides with renamed keys replaced, and warn once if there are any."""
     found = [key for key in opts[::2] if key in RENAMED_KEYS]
     _warn(found, "the command line")
     return [
@@ -76,5 +77,5 @@ def _warn(found: list[str], source: str) -> None:
         return
     others = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
     logging.getLogger(__name__).warning(
-        f"{source}: {found[0]}{others} is a key of an earlier version and was moved to MODEL.SCENE."
+        f"{source}: {found[0]}{others} is a key of an earlier version; it is now in MODEL.SCENE."
     )
