@@ -1,4 +1,4 @@
-"""Checkpoints: Detectron2's, with clear errors, and ImageNet's ResNet18 as torchvision saves it."""
+"""Checkpoints: Detectron2's checkpointer with clear errors, and torchvision's ImageNet ResNet18."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ class CheckpointError(UserError, RuntimeError):
 class TorchvisionHandler(PathHandler):
     """``torchvision://resnet18``: ImageNet weights as torchvision provides them.
 
-    They are downloaded once, into torch's folder of checkpoints.
+    They are downloaded once, into torch's checkpoint folder.
     """
 
     PREFIX = "torchvision://"
@@ -46,8 +46,8 @@ class TorchvisionHandler(PathHandler):
             url = get_model_weights(name).IMAGENET1K_V1.url
         except (ValueError, AttributeError):
             raise CheckpointError(
-                f'MODEL.WEIGHTS is "{path}": torchvision has no ImageNet weights of that name; the '
-                "backbone is torchvision://resnet18."
+                f'MODEL.WEIGHTS is "{path}": torchvision has no ImageNet weights of that name. Use '
+                "torchvision://resnet18, which fits the backbone."
             ) from None
         folder = os.path.join(torch.hub.get_dir(), "checkpoints")
         file = os.path.join(folder, os.path.basename(url))
@@ -58,8 +58,8 @@ class TorchvisionHandler(PathHandler):
             except OSError as error:
                 raise CheckpointError(
                     f'MODEL.WEIGHTS is "{path}", but {os.path.basename(url)} cannot be downloaded '
-                    f"({error}): put that file into {folder}, or name it in MODEL.WEIGHTS; "
-                    'MODEL.WEIGHTS "" starts without it.'
+                    f"({error}). Put that file into {folder}, or name it in MODEL.WEIGHTS. To "
+                    'start without it, set MODEL.WEIGHTS "".'
                 ) from None
         return file
 
@@ -76,7 +76,7 @@ def is_torchvision_resnet(state: dict) -> bool:
 
 
 def convert_torchvision_resnet(state: dict, prefix: str = "backbone.bottom_up.") -> dict:
-    """torchvision's ResNet18 state dict -> this project's names; the classifier is dropped."""
+    """Rename torchvision's ResNet18 state dict to this project's names, without the classifier."""
     converted = {}
     for name, value in state.items():
         if name.startswith("fc."):
@@ -90,9 +90,9 @@ def convert_torchvision_resnet(state: dict, prefix: str = "backbone.bottom_up.")
 class SceneCheckpointer(DetectionCheckpointer):
     """``DetectionCheckpointer`` that refuses weights of another architecture.
 
-    ``MODEL.WEIGHTS`` may be a checkpoint of this project (full, or weights only, in half precision
-    too) or torchvision's ImageNet ResNet18, as a file or as ``torchvision://resnet18``, which goes
-    into the backbone.
+    ``MODEL.WEIGHTS`` may be a checkpoint of this project (a full one, or weights only, in single or
+    half precision), or torchvision's ImageNet ResNet18, which is loaded into the backbone and given
+    as a file or as ``torchvision://resnet18``.
     """
 
     def load(self, path, *args, **kwargs):
@@ -147,17 +147,17 @@ class SceneCheckpointer(DetectionCheckpointer):
 
 
 def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
-    """Write only the weights of a checkpoint; the folder of ``output`` is made.
+    """Write only the weights of a checkpoint, without optimizer and scheduler state.
 
     Args:
         checkpoint: a file that training wrote.
         output: the file to write, ``{"model": state dict}``, which ``torch.load`` opens with
-            ``weights_only=True``.
-        half: floating-point weights in float16, all but batch norm's running statistics.
+            ``weights_only=True``. Its folder is created if necessary.
+        half: store floating-point weights in float16, except batch norm's running statistics.
 
     Raises:
-        MissingFileError: no such checkpoint.
-        CheckpointError: a file that is not a checkpoint, or weights too large for float16.
+        MissingFileError: the checkpoint does not exist.
+        CheckpointError: the file is not a checkpoint, or a weight is too large for float16.
     """
     if not os.path.isfile(checkpoint):
         raise MissingFileError(f"checkpoint {checkpoint} does not exist.")
@@ -168,14 +168,14 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
     if half:
         state = {name: _half(name, value) for name, value in state.items()}
     os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-    # Written beside it and moved: a killed run leaves no half file.
+    # Write beside the target and rename, so that a killed run leaves no partial file behind.
     partial = f"{output}.partial"
     torch.save({"model": dict(state)}, partial)
     os.replace(partial, output)
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:
-    # A running variance may be smaller than float16's smallest number.
+    # A running variance may be smaller than the smallest positive float16.
     if not value.is_floating_point() or "running_" in name:
         return value
     value = value.half()

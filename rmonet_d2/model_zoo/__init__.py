@@ -1,7 +1,7 @@
-"""This project's configs and weights by name, as ``detectron2.model_zoo`` does for Detectron2's.
+"""Finds this project's configs and weights by name, as ``detectron2.model_zoo`` does for its own.
 
-Both are files: in a checkout those of the folders ``configs/`` and ``weights/``, in an installed
-package copies that the package carries.
+In a checkout they are the files in ``configs/`` and ``weights/``; an installed package has copies
+of them.
 """
 
 import difflib
@@ -12,13 +12,13 @@ from rmonet_d2.utils.errors import ConfigError, MissingFileError
 
 _PACKAGE = Path(__file__).resolve().parent
 _CHECKOUT = _PACKAGE.parents[1]
-# Configs that have moved: their old names keep working.
+# Configs that have moved; their old names still work.
 _MOVED_PREFIXES = {"quick_": "quick/"}
 _MOVED = {"multi_dsprites_rmonet_unet_recipe": "multi_dsprites_rmonet_unet"}
 
 
 def _folder(name: str) -> Path:
-    """The folder "configs" or "weights" of the package, or of the checkout."""
+    """Return the folder "configs" or "weights" of the package, or of the checkout."""
     packaged = _PACKAGE / name
     return packaged if packaged.is_dir() else _CHECKOUT / name
 
@@ -35,14 +35,14 @@ def _find(kind: str, suffix: str, name: str) -> str:
 
 
 def get_config_file(config_path: str) -> str:
-    """Path of a config of this project.
+    """Return the path of one of this project's configs.
 
     Args:
         config_path: relative to ``configs/``, such as "clevr_rmonet_unet.yaml"; the suffix may be
-            left out.
+            omitted. The old name of a config that has moved also works, with a warning.
 
     Raises:
-        MissingFileError: there is no such config; names the nearest one.
+        MissingFileError: there is no such config; the message names the most similar one.
     """
     name = config_path.removesuffix(".yaml")
     moved = _MOVED.get(name, name)
@@ -55,21 +55,22 @@ def get_config_file(config_path: str) -> str:
 
 
 def get_checkpoint_url(config_path: str) -> str:
-    """Path of the weights that were trained with a config of this project.
+    """Return the path of the shipped weights that were trained with one of this project's configs.
 
     Args:
         config_path: as in :func:`get_config_file`.
 
     Raises:
-        MissingFileError: no weights are shipped for this config; names those that are.
+        MissingFileError: no weights are shipped for this config; the message names the most
+            similar file, if there is one.
     """
     return _find("weights", ".pth", config_path)
 
 
 def find_config(name: str) -> str:
-    """A config file that exists, or else the project's config of that name.
+    """Return ``name`` if that file exists, or else the path of this project's config of that name.
 
-    ``configs/clevr_rmonet_unet.yaml`` names the project's config also outside a checkout.
+    ``configs/clevr_rmonet_unet.yaml`` therefore works outside a checkout, too.
 
     Raises:
         ConfigError: neither exists.
@@ -83,7 +84,7 @@ def find_config(name: str) -> str:
 
 
 def find_weights(name: str) -> str:
-    """A weights file that exists, or else the project's weights of that name.
+    """Return ``name`` if that file exists, or else the path of this project's weights of that name.
 
     Raises:
         MissingFileError: neither exists.
@@ -97,11 +98,11 @@ def find_weights(name: str) -> str:
 
 
 def get_config(config_path: str, trained: bool = False):
-    """The config of a file of this project.
+    """Load one of this project's configs.
 
     Args:
         config_path: as in :func:`get_config_file`.
-        trained: set MODEL.WEIGHTS to the weights that are shipped for it.
+        trained: set MODEL.WEIGHTS to the weights that are shipped for this config.
 
     Returns:
         CfgNode
@@ -115,12 +116,13 @@ def get_config(config_path: str, trained: bool = False):
 
 
 def get(config_path: str, trained: bool = False, device: str | None = None):
-    """The model of a config of this project, in evaluation mode.
+    """Build the model of one of this project's configs, in evaluation mode.
 
     Args:
         config_path: as in :func:`get_config_file`.
-        trained: load the weights that are shipped for it.
-        device: "cpu" or "cuda"; None: MODEL.DEVICE, or the CPU where there is no GPU.
+        trained: load the weights that are shipped for this config; otherwise the weights are
+            random.
+        device: "cpu" or "cuda"; None uses MODEL.DEVICE, or the CPU on a machine without a GPU.
 
     Returns:
         torch.nn.Module

@@ -1,6 +1,6 @@
-"""Optimiser and learning-rate schedule of the paper's tables.
+"""The optimizers and the learning-rate schedule of the paper's tables.
 
-The tables count epochs; Detectron2 counts iterations: :func:`epochs_to_iterations` converts.
+The tables count epochs and Detectron2 counts iterations; :func:`epochs_to_iterations` converts.
 """
 
 import logging
@@ -17,19 +17,22 @@ from rmonet_d2.utils.errors import ConfigError
 
 
 class CosineWarmRestarts(ParamScheduler):
-    """Cosine that restarts every interval, each time from a lower peak.
+    """Cosine decay with warm restarts, each from a lower peak than the one before.
 
-    "learning rate decay interval" and "learning rate reset decay" of the tables: cycle c falls
-    from (1 - reset_decay)^c to ``end_factor`` times that.
+    Implements "learning rate decay interval" and "learning rate reset decay" of the tables: the
+    multiplier of cycle c falls from (1 - reset_decay)^c to ``end_factor`` times that.
     """
 
     def __init__(self, interval: float, reset_decay: float, end_factor: float = 0.0):
         """
         Args:
-            interval: length of a cycle as a fraction of training, above 0; 1 or more is a single
+            interval: length of a cycle as a fraction of training, above 0; 1 or more gives a single
                 cosine.
-            reset_decay: in [0, 1).
-            end_factor: in [0, 1].
+            reset_decay: fraction by which each peak is lower than the last, in [0, 1).
+            end_factor: multiplier at the end of a cycle relative to its peak, in [0, 1].
+
+        Raises:
+            ConfigError: the interval is not positive.
         """
         if interval <= 0:
             raise ConfigError(f"the interval between restarts is {interval}: it must be positive.")
@@ -38,8 +41,8 @@ class CosineWarmRestarts(ParamScheduler):
         self.end_factor = end_factor
 
     def __call__(self, where: float) -> float:
-        """Multiplier of the base learning rate at ``where`` in [0, 1] of training."""
-        # A cycle that ends with training must not restart at its last iteration by rounding.
+        """Return the multiplier of the base learning rate at ``where`` in [0, 1] of training."""
+        # Rounding must not make a cycle that ends with training restart at the last iteration.
         cycle = math.floor(where / self.interval + 1e-9)
         phase = max(where / self.interval - cycle, 0.0)
         peak = (1.0 - self.reset_decay) ** cycle
@@ -48,11 +51,11 @@ class CosineWarmRestarts(ParamScheduler):
 
 
 def epochs_to_iterations(cfg: CfgNode, num_images: int) -> None:
-    """Set the solver's keys in iterations from those in epochs, where these are positive.
+    """Convert the solver's positive ``*_EPOCHS`` keys to the corresponding keys in iterations.
 
     Args:
-        cfg: changed in place.
-        num_images: of the training set; an epoch is ``num_images / IMS_PER_BATCH`` iterations.
+        cfg: modified in place.
+        num_images: size of the training set; an epoch is ``num_images / IMS_PER_BATCH`` iterations.
     """
     solver = cfg.SOLVER
     per_epoch = num_images / solver.IMS_PER_BATCH
@@ -70,10 +73,10 @@ def epochs_to_iterations(cfg: CfgNode, num_images: int) -> None:
 
 
 def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that SOLVER.OPTIMIZER names, over all trainable parameters.
+    """Build the optimizer that SOLVER.OPTIMIZER names, for all trainable parameters.
 
     Raises:
-        ConfigError: an unknown SOLVER.OPTIMIZER, or one that the model is not made for.
+        ConfigError: SOLVER.OPTIMIZER is unknown, or does not suit the model.
     """
     name = cfg.SOLVER.OPTIMIZER
     if name not in _OPTIMIZERS:
@@ -83,7 +86,7 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
 
 
 def _split_parameters(model: torch.nn.Module, part: str) -> tuple[list, list]:
-    """Trainable parameters of the submodules called ``part``, and all others."""
+    """Split the trainable parameters into those of submodules called ``part`` and all others."""
     inside, rest = [], []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -92,7 +95,7 @@ def _split_parameters(model: torch.nn.Module, part: str) -> tuple[list, list]:
 
 
 def _adam(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """Adam, the VAE with its own learning rate."""
+    """Adam, with a learning rate of its own for the VAE."""
     vae, rest = _split_parameters(model, "vae")
     base_lr = cfg.SOLVER.BASE_LR
     groups = [
@@ -108,12 +111,12 @@ def _adam(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
 
 
 def _foreground_and_background(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
-    """SPACE's two: RMSprop for the foreground, Adam for the background."""
+    """The two optimizers of SPACE: RMSprop for the foreground, Adam for the background."""
     foreground, background = _split_parameters(model, "foreground")
     if not foreground or not background:
         raise ConfigError(
-            'SOLVER.OPTIMIZER is "RMSpropAdam": the model needs a foreground and a background, as '
-            "SPACE has them."
+            'SOLVER.OPTIMIZER is "RMSpropAdam", which needs a model with a foreground and a '
+            'background, such as SPACE: use "Adam".'
         )
     decay = cfg.SOLVER.WEIGHT_DECAY
     return CombinedOptimizer(
@@ -128,10 +131,12 @@ _OPTIMIZERS = {"Adam": _adam, "RMSpropAdam": _foreground_and_background}
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: torch.optim.Optimizer) -> LRMultiplier:
-    """Linear warm-up, then cosine with warm restarts; RESTART_ITERS 0 is a single cosine.
+    """Build the schedule: linear warm-up, then a cosine with warm restarts.
+
+    With RESTART_ITERS 0 there is a single cosine.
 
     Raises:
-        ConfigError: an unknown SOLVER.LR_SCHEDULER_NAME.
+        ConfigError: SOLVER.LR_SCHEDULER_NAME is unknown.
     """
     solver = cfg.SOLVER
     if solver.LR_SCHEDULER_NAME != "CosineWarmRestarts":

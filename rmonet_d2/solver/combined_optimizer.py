@@ -1,36 +1,36 @@
-"""Several optimisers as one, for trainers, schedulers and checkpoints that know a single one."""
+"""Several optimizers as one, for trainers, schedulers and checkpoints that expect a single one."""
 
 import torch
 
 
 class CombinedOptimizer(torch.optim.Optimizer):
-    """Optimisers of different kinds, each for parameters of its own.
+    """Optimizers of different kinds, each with parameters of its own.
 
-    ``param_groups`` are the optimisers' own groups in their order, not copies: a learning-rate
-    scheduler or gradient scaler that changes them changes the optimisers. State is kept by the
-    optimisers alone; ``state_dict`` holds theirs.
+    ``param_groups`` holds the optimizers' own groups in order, not copies, so a learning-rate
+    scheduler or gradient scaler that changes them changes the optimizers. Only the optimizers keep
+    state, and ``state_dict`` collects it.
     """
 
     def __init__(self, optimizers: list[torch.optim.Optimizer]):
         """
         Args:
-            optimizers: at least one.
+            optimizers: the optimizers, at least one.
 
         Raises:
-            ValueError: no optimiser, or a parameter that belongs to two.
+            ValueError: there is no optimizer, or a parameter belongs to two of them.
         """
-        # Optimizer.__init__ refuses parameters that are there twice, and keeps the groups' dicts.
+        # Optimizer.__init__ rejects duplicate parameters, and keeps the dicts of the groups.
         super().__init__([group for o in optimizers for group in o.param_groups], defaults={})
         self.optimizers = list(optimizers)
 
     def step(self, closure=None):
-        """A step of every optimiser.
+        """Take one step with every optimizer.
 
         Args:
-            closure: computes the loss anew, with gradients; called once.
+            closure: recomputes the loss and its gradients; called once.
 
         Returns:
-            What it returns; None without one.
+            The closure's result, or None without a closure.
         """
         loss = None
         if closure is not None:
@@ -41,14 +41,14 @@ class CombinedOptimizer(torch.optim.Optimizer):
         return loss
 
     def state_dict(self) -> dict:
-        """{"optimizers": their state dicts}."""
+        """Return {"optimizers": list of their state dicts}."""
         return {"optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Load what :meth:`state_dict` gave.
+        """Load a state that :meth:`state_dict` returned.
 
         Raises:
-            ValueError: the state of another kind or number of optimisers.
+            ValueError: the state belongs to optimizers of another kind or number.
         """
         states = state_dict.get("optimizers", ())
         if len(states) != len(self.optimizers):
@@ -58,7 +58,7 @@ class CombinedOptimizer(torch.optim.Optimizer):
             )
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        # Loading gives an optimiser new groups.
+        # Loading replaces an optimizer's groups.
         self.param_groups = [group for o in self.optimizers for group in o.param_groups]
 
     def __getstate__(self) -> dict:

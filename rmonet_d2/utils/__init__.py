@@ -1,1 +1,1 @@
-"""Small helpers that know nothing of models. Nothing here imports Detectron2."""
+"""Small helpers that know nothing about models; importing this package is cheap."""

@@ -1,4 +1,4 @@
-"""What machine this is, for reports and benchmarks."""
+"""Description of this machine, for reports and benchmarks."""
 
 import os
 import platform
@@ -7,7 +7,7 @@ import torch
 
 
 def processor() -> str:
-    """The processor's name and the number of cores that this process may use."""
+    """Return the processor's name and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     if os.path.isfile("/proc/cpuinfo"):
         with open("/proc/cpuinfo") as file:
@@ -20,6 +20,6 @@ def processor() -> str:
 
 
 def accelerator() -> str:
-    """This machine in one line: processor or GPU, cores, PyTorch."""
+    """Describe this machine in one line: GPU if any, processor, cores and PyTorch version."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     return f"{gpu}{processor()}, PyTorch {torch.__version__}"

@@ -1,13 +1,14 @@
-"""Index functions with one result on all devices; on the CPU NumPy's, which are faster."""
+"""Index functions that give the same result on every device and use NumPy on the CPU for speed."""
 
 import numpy as np
 import torch
 
 
 def true_positions(mask: torch.Tensor) -> torch.Tensor:
-    """(M,) int64: where a 1-D bool tensor is True, ascending. One host synchronisation.
+    """Return the positions where a 1-D bool tensor is True: (M,) int64, ascending.
 
-    NumPy's counts and lists a sparse mask four times as fast as torch's on a CPU.
+    Costs one host synchronization. On a CPU, NumPy does this four times as fast as torch for a
+    sparse mask.
     """
     if mask.device.type != "cpu":
         return mask.nonzero().squeeze(1)
@@ -15,9 +16,10 @@ def true_positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def first_not_below(ascending: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """For each value, ascending too, the number of elements of ``ascending`` that are below it.
+    """Count, for each value, the elements of ``ascending`` that are below it.
 
-    Of the dtype of ``values``. NumPy's search goes on where the last one ended.
+    Both tensors must be sorted in ascending order; the result has the dtype of ``values``. NumPy
+    is faster here because it continues each search where the previous one ended.
     """
     if values.device.type != "cpu":
         return torch.searchsorted(ascending, values, out_int32=values.dtype == torch.int32)

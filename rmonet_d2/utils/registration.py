@@ -1,8 +1,8 @@
 """Registration with Detectron2 that costs nothing until Detectron2 is used.
 
-Importing torch and Detectron2 takes seconds, which ``--help`` and programs that only make data need
-not spend. ``import rmonet_d2`` therefore registers its models and data sets immediately if
-Detectron2 is loaded already, and otherwise as soon as Detectron2 is imported.
+Importing torch and Detectron2 takes seconds, which ``--help`` and programs that only make data
+should not have to spend. ``import rmonet_d2`` therefore registers the models and data sets at once
+if Detectron2 is already loaded, and otherwise as soon as Detectron2 is imported.
 """
 
 import importlib
@@ -43,7 +43,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
 
 
 def register_with_detectron2() -> None:
-    """Register now if Detectron2 is loaded, or else when it is imported."""
+    """Register now if Detectron2 is already loaded, or else as soon as it is imported."""
     if "detectron2" in sys.modules:
         register()
     else:

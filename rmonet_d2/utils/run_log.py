@@ -1,4 +1,4 @@
-"""What a training run left in its output folder: config, losses, evaluations, pictures."""
+"""Reads what a training run wrote to its output folder: config, losses, evaluations, pictures."""
 
 import glob
 import json
@@ -9,22 +9,22 @@ from dataclasses import dataclass, field
 import yaml
 
 VISUALIZATION_FOLDER = "visualization"
-# In the folder "inference": the figures of each image.
+# Metrics of each evaluated image, in the folder "inference".
 PER_IMAGE_FILE = "decomposition_per_image.json"
-# Files with the results of an evaluation without training, in the order they are looked for.
+# Files that may hold evaluation results, in the order in which they are tried.
 RESULT_FILES = ("eval_results.json", "metrics.json")
 
 
 @dataclass
 class RunLog:
-    """One run; whatever is not there is empty.
+    """One training run; whatever its folder does not hold is empty.
 
     Attributes:
         folder: the output folder.
         config: the run's config.yaml as nested dicts.
-        rows: the lines of metrics.json in ascending "iteration".
+        rows: the lines of metrics.json, in ascending order of "iteration".
         results: the latest evaluation, {"decomposition/ARI": ..., "bbox/AP": ...}.
-        pictures: PNG files of the training, oldest first.
+        pictures: PNG files written during training, oldest first.
         sheets: PNG files directly in the folder.
     """
 
@@ -37,12 +37,12 @@ class RunLog:
 
     @property
     def batch_size(self) -> int | None:
-        """Images an iteration."""
+        """Images per iteration, or None if there is no config."""
         return self.config.get("SOLVER", {}).get("IMS_PER_BATCH")
 
     @property
     def iterations(self) -> int:
-        """Training iterations done, as far as they were logged."""
+        """Number of training iterations, according to the last logged one."""
         rows = [row["iteration"] for row in self.rows if "total_loss" in row]
         return max(rows) + 1 if rows else 0
 
@@ -52,7 +52,7 @@ class RunLog:
 
     @property
     def seconds(self) -> float | None:
-        """Time of the training steps, from the logged seconds an iteration."""
+        """Seconds spent on training steps, from the logged seconds per iteration; None without."""
         total, done = 0.0, 0
         for row in self.rows:
             if "time" in row:
@@ -61,17 +61,17 @@ class RunLog:
         return total or None
 
     def curve(self, key: str) -> tuple[list[int], list[float]]:
-        """Iterations and finite values of one entry of metrics.json."""
+        """Iterations and values of one entry of metrics.json, where the value is finite."""
         rows = [row for row in self.rows if _is_number(row.get(key))]
         return [row["iteration"] for row in rows], [row[key] for row in rows]
 
     def keys(self, prefix: str) -> list[str]:
-        """Names in metrics.json that start with ``prefix``, sorted."""
+        """Sorted names of the entries in metrics.json that start with ``prefix``."""
         return sorted({key for row in self.rows for key in row if key.startswith(prefix)})
 
 
 def read_run(folder: str) -> RunLog:
-    """Read an output folder; missing files leave their part of the result empty."""
+    """Read an output folder; the parts whose files are missing stay empty."""
     rows = read_metrics(os.path.join(folder, "metrics.json"))
     sheets = sorted(glob.glob(os.path.join(glob.escape(folder), "*.png")))
     pictures = glob.glob(os.path.join(glob.escape(folder), VISUALIZATION_FOLDER, "*.png"))
@@ -80,18 +80,18 @@ def read_run(folder: str) -> RunLog:
         config=_read_config(os.path.join(folder, "config.yaml")),
         rows=rows,
         results=_latest_results(rows) or read_results(os.path.join(folder, RESULT_FILES[0])),
-        # NAME_0000500.png: in the order of the iterations.
+        # Sort NAME_0000500.png by iteration.
         pictures=sorted(pictures, key=lambda p: (p.rsplit("_", 1)[-1], p)),
         sheets=sheets,
     )
 
 
 def read_metrics(path: str) -> list[dict]:
-    """Lines of Detectron2's metrics.json, one an iteration; [] without the file.
+    """Read the lines of Detectron2's metrics.json, one per logged iteration; [] without the file.
 
-    A run that was resumed, or started again in the same folder, repeats iterations: the later
-    lines count, and what followed the repeated iteration in the earlier run is dropped. Lines
-    cut short by a kill are left out.
+    A run that was resumed, or started again in the same folder, repeats iterations. The later lines
+    then replace the earlier run's from the first repeated iteration on. Lines that a kill has cut
+    short are ignored.
     """
     if not os.path.isfile(path):
         return []
@@ -106,10 +106,10 @@ def read_metrics(path: str) -> list[dict]:
 
 
 def _place(rows: list[dict], row: dict) -> None:
-    """Put a line where it belongs among the ones before it."""
+    """Insert a line at its place among the earlier ones, which it may extend or replace."""
     iteration, at = row["iteration"], len(rows)
     if "total_loss" not in row:
-        # An evaluation between two writes comes after the losses of a later iteration.
+        # An evaluation between two writes is logged after the losses of a later iteration.
         while at and rows[at - 1]["iteration"] > iteration:
             at -= 1
     if at and rows[at - 1]["iteration"] == iteration:
@@ -123,9 +123,10 @@ def _place(rows: list[dict], row: dict) -> None:
 
 
 def read_results(path: str) -> dict[str, float]:
-    """Results of an evaluation, flat; {} without the file.
+    """Read the results of an evaluation as a flat dict; {} without the file.
 
-    Takes nested or flat JSON ({"bbox": {"AP": 1.0}}, {"bbox/AP": 1.0}), or lines of metrics.json.
+    Accepts nested or flat JSON ({"bbox": {"AP": 1.0}}, {"bbox/AP": 1.0}), or the lines of
+    metrics.json, of which the latest evaluation counts.
     """
     if not os.path.isfile(path):
         return {}
@@ -137,14 +138,14 @@ def read_results(path: str) -> dict[str, float]:
 
 
 def find_results(path: str) -> dict[str, float]:
-    """:func:`read_results` of a file, or of the first result file in a folder that has results."""
+    """Read the results in a file, or in the first file of a folder that has any."""
     if not os.path.isdir(path):
         return read_results(path)
     return next((r for name in RESULT_FILES if (r := read_results(os.path.join(path, name)))), {})
 
 
 def _latest_results(rows: list[dict]) -> dict[str, float]:
-    """The last row with an evaluation; its names are those with a slash of the known tasks."""
+    """Return the results in the last row that has any; their names begin with a known task."""
     for row in reversed(rows):
         tasks = ("decomposition/", "bbox/", "bbox_proposal/", "bbox_mask/", "segm/")
         found = {k: v for k, v in row.items() if k.startswith(tasks) and _is_number(v)}
@@ -178,7 +179,7 @@ def _read_config(path: str) -> dict:
     if not os.path.isfile(path):
         return {}
     with open(path) as file:
-        # Detectron2 writes tuples with a tag that safe_load refuses.
+        # Detectron2 writes tuples with a tag that yaml.safe_load rejects.
         return yaml.load(file, _TupleLoader) or {}
 
 

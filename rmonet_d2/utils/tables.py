@@ -1,10 +1,10 @@
-"""Tables as Markdown."""
+"""Markdown tables."""
 
 from collections.abc import Iterable
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A Markdown table; floats with three significant digits."""
+    """Format a Markdown table; floats get three significant digits."""
     lines = [[str(cell) for cell in header]]
     lines += [[_cell(cell) for cell in row] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]

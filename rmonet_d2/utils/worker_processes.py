@@ -1,4 +1,4 @@
-"""Worker processes that end with their parent and leave signals to it."""
+"""Worker processes that exit together with their parent and leave signals to it."""
 
 import multiprocessing
 import multiprocessing.connection
@@ -9,12 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches the whole process group; the parent alone decides what happens.
+    # Ctrl-C reaches the whole process group; only the parent should react to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:
-        # A pool's workers otherwise wait for ever when their parent is killed.
+        # Otherwise, the workers of a pool wait forever if their parent is killed.
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
@@ -22,10 +22,10 @@ def _start_worker() -> None:
 
 
 def leave_signals_to_parent() -> None:
-    """In a worker of a DataLoader: only the parent's own SIGTERM ends it, Ctrl-C does not.
+    """Make a DataLoader worker ignore Ctrl-C, and SIGTERM unless its parent sends it.
 
-    Ctrl-C, ``timeout`` and batch systems signal every process of a run. A worker that dies of it
-    ends the training with an error before the parent has written its checkpoint.
+    Ctrl-C, ``timeout`` and batch systems signal every process of a run. If a worker died of that,
+    training would end with an error before the parent has written its checkpoint.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):
@@ -42,6 +42,6 @@ def leave_signals_to_parent() -> None:
 
 
 def worker_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool of ``workers`` processes, started afresh (nothing of this process is shared)."""
+    """Return a pool of ``workers`` spawned processes, which inherit no state of this process."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
