@@ -11,7 +11,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import get_event_storage
 from torch.nn.parallel import DistributedDataParallel
 
-from rmonet_d2.modeling.deferred_scalars import read_measured
+from rmonet_d2.modeling.deferred_scalars import read_deferred
 from rmonet_d2.modeling.sharded_random import part_of_batch
 from rmonet_d2.utils.errors import NonFiniteLossError
 from rmonet_d2.utils.precision import autocast_dtype, training_autocast
@@ -62,7 +62,7 @@ class SceneTrainer(SimpleTrainer):
         self.grad_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
         # The step's only read of scalars; the weights change if it finds them finite.
-        numbers = read_measured(**loss_dict, grad_norm=norm)
+        numbers = read_deferred(**loss_dict, grad_norm=norm)
         losses = {name: numbers[name] for name in loss_dict}
         self._check(losses, numbers["grad_norm"])
         self._write_metrics({name: torch.tensor(loss) for name, loss in losses.items()}, data_time)

@@ -1,4 +1,4 @@
-"""Modules of R-MONet. Importing this registers them in Detectron2's registries."""
+"""Models and their modules. Importing this package registers them in Detectron2's registries."""
 
 import detectron2  # noqa: F401  (registers this project first, see utils/registration.py)
 

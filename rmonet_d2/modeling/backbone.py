@@ -1,6 +1,6 @@
-"""ResNet18 and FPN that also hand out conv1 to conv5 for the UNet head (Sec. 3.1, Fig. 22a).
+"""ResNet18 with an FPN that also returns conv1 to conv5 for the UNet head (Sec. 3.1, Fig. 22a).
 
-Feature names are Detectron2's; the paper's are in brackets:
+Feature names follow Detectron2; the paper's names and the strides are in parentheses:
     stem (conv1, stride 2), res2 (conv2, 4), res3 (conv3, 8), res4 (conv4, 16), res5 (conv5, 32),
     p2 to p5 (after the FPN, strides 4 to 32), p6 (stride 64, for the RPN only).
 """
@@ -19,10 +19,10 @@ RESNET18_BLOCKS = (2, 2, 2, 2)
 
 
 class SkipResNet(ResNet):
-    """Detectron2's ResNet whose "stem" output is conv1 before the max pooling, at stride 2.
+    """Detectron2's ResNet whose "stem" output is conv1 before max pooling, at stride 2.
 
-    Detectron2's stem only hands out the pooled map of stride 4, which has lost the edges that the
-    UNet head needs.
+    Detectron2's stem returns only the pooled map of stride 4, in which the edges that the UNet head
+    needs are lost.
     """
 
     def __init__(self, *args, **kwargs):
@@ -39,8 +39,8 @@ class SkipResNet(ResNet):
         return {name: features[name] for name in self._out_features}
 
 
-class _Given(Backbone):
-    """The bottom-up part of an FPN whose features have been computed already."""
+class _PrecomputedFeatures(Backbone):
+    """Takes the place of the bottom-up network in an FPN whose input is already computed."""
 
     def __init__(self, shapes: dict[str, ShapeSpec]):
         super().__init__()
@@ -54,16 +54,17 @@ class _Given(Backbone):
 
 
 class SkipFPN(Backbone):
-    """Detectron2's FPN on a backbone, together with the backbone's own maps.
+    """Returns the maps of Detectron2's FPN together with those of its bottom-up network.
 
-    Detectron2's FPN drops them; here it gets them handed in and stays as it is.
+    Detectron2's FPN discards the bottom-up maps. Here the bottom-up network runs first and passes
+    its maps to an unmodified FPN.
     """
 
     def __init__(self, bottom_up: Backbone, in_features: list[str], out_channels: int, norm: str):
         super().__init__()
         self.bottom_up = bottom_up
         self.fpn = FPN(
-            bottom_up=_Given(bottom_up.output_shape()),
+            bottom_up=_PrecomputedFeatures(bottom_up.output_shape()),
             in_features=in_features,
             out_channels=out_channels,
             norm=norm,
@@ -72,7 +73,7 @@ class SkipFPN(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """H and W of an image must be multiples of this."""
+        """The sides of an image must be multiples of this number of pixels."""
         return self.fpn.size_divisibility
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -85,15 +86,15 @@ class SkipFPN(Backbone):
 
 
 def build_resnet18(cfg, input_shape: ShapeSpec) -> SkipResNet:
-    """ResNet18 with batch norm, trained from scratch, widths by config.
+    """Build a ResNet18 with batch norm, to be trained from scratch, with the config's widths.
 
-    ``MODEL.RESNETS.RES2_OUT_CHANNELS`` is 64 in ResNet18; Detectron2's own builder insists on it,
+    ``MODEL.RESNETS.RES2_OUT_CHANNELS`` is 64 in ResNet18. Detectron2's builder requires that value;
     this one also builds the narrower networks of the quick configs.
 
     Raises:
-        ConfigError: fewer than 16 channels. The backward pass of a 1x1 convolution of stride 2 (the
-            shortcuts) with 5 to 15 input channels, channels-last, overwrites memory in torch 2.11
-            on the CPU.
+        ConfigError: ``RES2_OUT_CHANNELS`` is below 16. In torch 2.11 on the CPU, the backward pass
+            of a channels-last 1x1 convolution of stride 2 (the shortcuts) with 5 to 15 input
+            channels writes out of bounds.
     """
     resnets = cfg.MODEL.RESNETS
     if resnets.RES2_OUT_CHANNELS < 16:
@@ -122,7 +123,7 @@ def build_resnet18(cfg, input_shape: ShapeSpec) -> SkipResNet:
 
 @BACKBONE_REGISTRY.register()
 def build_resnet18_fpn_backbone(cfg, input_shape: ShapeSpec) -> nn.Module:
-    """The backbone of R-MONet: :class:`SkipFPN` over ResNet18."""
+    """Build the backbone of R-MONet: :class:`SkipFPN` over ResNet18."""
     return SkipFPN(
         build_resnet18(cfg, input_shape),
         cfg.MODEL.FPN.IN_FEATURES,

@@ -1,4 +1,4 @@
-"""Config keys whose value is one of a few words."""
+"""Checks of config keys whose value is one of a few words."""
 
 from rmonet_d2.modeling.postprocessing import BOX_SOURCES
 from rmonet_d2.ops.mixture import LIKELIHOODS
@@ -19,10 +19,10 @@ _CHOICES = {
 
 
 def check_choices(values: dict[str, str]) -> None:
-    """Compare config values with the words that their keys allow.
+    """Check that every config value is one of the words that its key allows.
 
     Raises:
-        ConfigError: a value that its key does not allow; names the key and the words.
+        ConfigError: a value is not allowed; the message names the key and the allowed words.
     """
     for key, value in values.items():
         if value not in _CHOICES[key]:

@@ -1,7 +1,8 @@
-"""Scalars of a training step that stay on the device until one read takes all of them.
+"""Scalars of a training step that stay on the device until all of them are read at once.
 
-``EventStorage.put_scalar`` needs a number, and a number waits for the device: once for each scalar
-and step. Models put tensors here; the trainer reads them together with the losses.
+``EventStorage.put_scalar`` needs a number, and converting a tensor to a number waits for the
+device, once per scalar and step. Models therefore put tensors here, and the trainer reads them
+together with the losses.
 """
 
 from weakref import WeakKeyDictionary
@@ -9,28 +10,28 @@ from weakref import WeakKeyDictionary
 import torch
 from detectron2.utils.events import EventStorage, get_event_storage
 
-_measured: WeakKeyDictionary[EventStorage, dict[str, torch.Tensor]] = WeakKeyDictionary()
+_pending: WeakKeyDictionary[EventStorage, dict[str, torch.Tensor]] = WeakKeyDictionary()
 
 
-def put_measured(name: str, value: torch.Tensor) -> None:
-    """Keep a scalar tensor for the current event storage; a later one of this name replaces it."""
-    _measured.setdefault(get_event_storage(), {})[name] = value.detach()
+def put_deferred(name: str, value: torch.Tensor) -> None:
+    """Keep a scalar tensor for the current event storage, replacing an earlier one of that name."""
+    _pending.setdefault(get_event_storage(), {})[name] = value.detach()
 
 
-def read_measured(**more: torch.Tensor) -> dict[str, float]:
-    """Take what was put, and ``more``, as numbers: one host synchronisation for all.
+def read_deferred(**more: torch.Tensor) -> dict[str, float]:
+    """Return all pending scalars, and ``more``, as floats, with one host synchronization for all.
 
-    What was put is in the event storage afterwards; ``more`` is only returned, with the rest.
+    The pending scalars are also written to the event storage; ``more`` is only returned.
     """
     storage = get_event_storage()
-    measured = _measured.pop(storage, {})
-    values = {**measured, **more}
+    pending = _pending.pop(storage, {})
+    values = {**pending, **more}
     if not values:
         return {}
     device = next(iter(values.values())).device
     tensors = [value.detach().to(device, torch.float32) for value in values.values()]
     numbers = torch.stack(tensors).tolist()
     values = dict(zip(values, numbers, strict=True))
-    for name in measured:
+    for name in pending:
         storage.put_scalar(name, values[name])
     return values

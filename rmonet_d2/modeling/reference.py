@@ -1,10 +1,11 @@
-"""R-MONet(UNet) the plain way: one component after another, nothing shared or batched over them.
+"""R-MONet(UNet) written plainly: one component after another, with nothing shared or batched.
 
-The slow reference of the fast modules, with their parameters and their random numbers: tests hold
-the fast step to it, and ``tools/benchmark.py`` measures the one beside the other. Any config runs
-it with ``MODEL.META_ARCHITECTURE "PlainRMONet"``.
+This is the slow reference for the fast modules. It has their parameters and draws their random
+numbers, so that tests can compare a training step of both, and ``rmonet benchmark`` can time both.
+A config of R-MONet(UNet) runs it with ``MODEL.META_ARCHITECTURE "PlainRMONet"``.
 
-Shape shorthand: B images, K components, R = K - 1 regions, D latents, H W the image's size.
+Shape shorthand: B images, K components, R = K - 1 regions, D latents per component, H, W image
+size.
 """
 
 import torch
@@ -26,7 +27,7 @@ from rmonet_d2.utils.errors import ConfigError
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class PlainPseudoLabelRPN(PseudoLabelRPN):
-    """Detectron2's own selection, labels and losses, image by image, and the second NMS."""
+    """Detectron2's own selection, labels and losses, image by image, followed by the second NMS."""
 
     def pseudo_losses(
         self, outputs: RPNOutputs, pseudo_labels: list[Instances]
@@ -79,8 +80,10 @@ class PlainPseudoLabelRPN(PseudoLabelRPN):
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class PlainUNetMaskHead(UNetMaskHead):
-    """Fig. 22 as it is drawn: the whole head for one region of each image, region by region, with
-    masked features in the skip connections and one convolution of each concatenation."""
+    """The head exactly as Fig. 22 draws it, run in full for one region of each image at a time.
+
+    The skip connections carry masked features, and each concatenation is convolved as a whole.
+    """
 
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
         logits = []
@@ -106,10 +109,10 @@ class PlainUNetMaskHead(UNetMaskHead):
 
 
 def plain_decoder(decoder: SpatialBroadcastDecoder, z: torch.Tensor):
-    """Watters et al. 2019 as they write it: tile z (N, D), append coordinates, convolve.
+    """Decode as Watters et al. 2019 describe: tile z (N, D), append the coordinates, convolve.
 
     Returns:
-        x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W)
+        x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W).
     """
     height, width = decoder.coordinates.shape[-2:]
     tiled = z[:, :, None, None].expand(-1, -1, height, width)
@@ -121,12 +124,12 @@ def plain_decoder(decoder: SpatialBroadcastDecoder, z: torch.Tensor):
 
 
 class PlainComponentVAE(ComponentVAE):
-    """Encodes and decodes one component after another."""
+    """A VAE that encodes and decodes one component after another."""
 
     def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
         batch, num_components = log_masks.shape[:2]
         latent_dim = self.decoder.latent_dim
-        # Drawn at once, in the order of the batched VAE, for the same samples.
+        # Drawn at once, in the order of the batched VAE, so that both use the same samples.
         noise = torch.randn(batch * num_components, latent_dim, device=x.device)
         noise = noise.view(batch, num_components, latent_dim)
         parts = []
@@ -141,7 +144,7 @@ class PlainComponentVAE(ComponentVAE):
 
 
 def plain_log_masks(logits: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """Eq. 4-7 in log space, one component after another; as ``stick_breaking_log_masks``."""
+    """Compute Eq. 4-7 in log space component by component, as ``stick_breaking_log_masks`` does."""
     log_scope, log_masks = torch.zeros_like(logits[:, 0]), []
     for k in range(logits.shape[1]):
         log_alpha = F.logsigmoid(logits[:, k]).masked_fill(~support[:, k], -torch.inf)
@@ -158,7 +161,7 @@ def plain_nll(
     sigma: torch.Tensor,
     joint_channels: bool = True,
 ) -> torch.Tensor:
-    """-log p(x | z) of Eq. 2, one component after another; as ``mixture_nll``."""
+    """Compute -log p(x | z) of Eq. 2 component by component, as ``mixture_nll`` does."""
     terms = []
     for k in range(len(sigma)):
         log_prob = torch.distributions.Normal(x_k[:, k], sigma[k]).log_prob(x)
@@ -170,11 +173,11 @@ def plain_nll(
 
 @META_ARCH_REGISTRY.register()
 class PlainRMONet(RMONet):
-    """R-MONet(UNet) of the plain parts above, with scikit-image's pseudo labels.
+    """R-MONet(UNet) built from the plain parts above, with scikit-image's pseudo labels.
 
     Raises:
-        ConfigError: a config with another head, likelihood or normalisation than the plain parts
-            have.
+        ConfigError: the config has a mask head, likelihood or mask normalization that the plain
+            parts do not implement.
     """
 
     @classmethod
@@ -189,7 +192,7 @@ class PlainRMONet(RMONet):
         }
         for key, (value, needed) in fixed.items():
             if value != needed:
-                raise ConfigError(f'PlainRMONet needs {key} "{needed}", it is "{value}".')
+                raise ConfigError(f'{key} is "{value}": PlainRMONet needs "{needed}".')
         plain = cfg.clone()
         plain.defrost()
         plain.MODEL.ROI_MASK_HEAD.NAME = "PlainUNetMaskHead"

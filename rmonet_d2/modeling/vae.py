@@ -1,7 +1,7 @@
 """The component VAE shared by all MONets (Sec. 3.1, 3.3; Burgess et al. 2019).
 
 Shape shorthand:
-    B: images.  K: components.  D: latents a component.  H, W: image size.
+    B: images.  K: components.  D: latents per component.  H, W: image size.
     x: (B, 3, H, W) in [0, 1].  log m_k: (B, K, H, W), -inf allowed.
     z_k: (B, K, D).  x_k: (B, K, 3, H, W) in [0, 1].  mask logits: (B, K, H, W).
 """
@@ -17,17 +17,17 @@ from torch.utils.checkpoint import checkpoint
 from rmonet_d2.modeling.sharded_random import of_own_images
 from rmonet_d2.utils.errors import ConfigError
 
-# On the CPU the decoder works on so many components at a time that one of its maps takes no more
-# than this: larger ones leave the cache (and, above 32 MiB, glibc's heap).
+# On the CPU the decoder processes components in chunks whose feature maps take at most this many
+# bytes: larger maps do not fit the cache (and, above 32 MiB, glibc's heap).
 CPU_MAP_BYTES = 16 * 2**20
-# log m_k is bounded below here: the encoder needs a finite input where a mask is 0.
+# Lower bound of m_k in the encoder's input, which must be finite where a mask is 0.
 MIN_MASK = 1e-5
 _LOG_MIN_MASK = torch.tensor(MIN_MASK).log().item()
 
 
 @dataclass
 class VAEOutputs:
-    """Posterior and decoded components of a batch; shapes in the table on top."""
+    """Posterior and decoded components of a batch; the table above gives the shapes."""
 
     mu: torch.Tensor
     log_var: torch.Tensor
@@ -36,17 +36,17 @@ class VAEOutputs:
 
 
 def log_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
-    """The paper's encoder input, x and log m_k: (B K, 4, H, W)."""
+    """Return the paper's encoder input, x and log m_k: (B K, 4, H, W)."""
     log_masks = log_masks.clamp(min=_LOG_MIN_MASK)[:, :, None]
     x = x[:, None].expand(-1, log_masks.shape[1], -1, -1, -1)
     return torch.cat([x, log_masks], dim=2).flatten(0, 1)
 
 
 def peak_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
-    """x, m^ x and m^, where m^ is m_k scaled to a peak of 1: (B K, 7, H, W).
+    """Return x, m^ x and m^, where m^ is m_k scaled to a peak of 1: (B K, 7, H, W).
 
-    A component with a faint mask still sees what it would explain; with m_k x alone it sees
-    nothing, cannot explain anything, and the mask goes to 0.
+    A component with a faint mask still sees what it would explain. With m_k x alone it sees
+    nothing, so it cannot explain anything, and its mask vanishes.
     """
     masks = log_masks.exp()
     peak = masks.detach().amax(dim=(-2, -1), keepdim=True).clamp(min=MIN_MASK)
@@ -59,7 +59,7 @@ ENCODER_INPUTS = {"log_mask": (log_mask_input, 4), "peak_mask": (peak_mask_input
 
 
 class ComponentEncoder(nn.Module):
-    """Strided 3x3 convolutions and a hidden layer to the posterior of z_k."""
+    """Strided 3x3 convolutions and one hidden layer that give the posterior of z_k."""
 
     def __init__(self, in_channels, channels, hidden, latent_dim, image_size):
         super().__init__()
@@ -81,11 +81,11 @@ class ComponentEncoder(nn.Module):
 
 
 class SpatialBroadcastDecoder(nn.Module):
-    """z_k tiled over the image with x, y coordinates, then unpadded 3x3 convolutions.
+    """Tiles z_k over the image, appends x, y coordinates and applies unpadded 3x3 convolutions.
 
     (Watters et al. 2019.) The tiled latents are constant over the image, so the first convolution
-    reduces to a matrix product for them and to one map, shared by all, for the coordinates: the
-    result is the same, at a small part of the cost.
+    reduces to a matrix product for the latents and to one map for the coordinates, which all
+    components share: the result is the same at a fraction of the cost.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class SpatialBroadcastDecoder(nn.Module):
             layers += [nn.Conv2d(in_channels, out_channels, 3), activation()]
         self.convs = nn.Sequential(*layers)
         self.output = nn.Conv2d(channels[-1], 4, 1)
-        # Each unpadded 3x3 convolution takes a border of one pixel.
+        # Each unpadded 3x3 convolution removes a border of one pixel.
         border = 2 * len(channels)
         rows = torch.linspace(-1, 1, self.size[0] + border)
         columns = torch.linspace(-1, 1, self.size[1] + border)
@@ -153,16 +153,18 @@ class ComponentVAE(nn.Module):
     ):
         """
         Args:
-            image_size: (H, W).
-            latent_dim: D, "z dimension" of the tables.
-            encoder_channels, encoder_hidden: widths of the convolutions and the hidden layer.
+            image_size: (H, W) of the images.
+            latent_dim: D, "z dimension" in the tables.
+            encoder_channels, encoder_hidden: widths of the convolutions and of the hidden layer.
             encoder_input: "log_mask" (the paper) or "peak_mask".
             decoder_channels: widths of the unpadded convolutions.
-            decoder_stride: the decoder works at 1 / stride of the resolution.
-            recompute_decoder: keep none of its maps for the backward pass.
+            decoder_stride: the decoder works at 1 / stride of the image's resolution.
+            recompute_decoder: recompute the decoder's maps in the backward pass instead of storing
+                them.
 
         Raises:
-            ConfigError: an unknown ``encoder_input``, or a stride that does not divide the image.
+            ConfigError: ``encoder_input`` is unknown, or ``decoder_stride`` does not divide the
+                image's sides.
         """
         super().__init__()
         if encoder_input not in ENCODER_INPUTS:
@@ -201,12 +203,12 @@ class ComponentVAE(nn.Module):
         }
 
     def encode(self, x: torch.Tensor, log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Means and log variances of q(z_k | x, m_k), (B, K, D) each."""
+        """Return the means and log variances of q(z_k | x, m_k), (B, K, D) each."""
         parameters = self.encoder(self.make_input(x, log_masks))
         return tuple(p.unflatten(0, log_masks.shape[:2]) for p in parameters)
 
     def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
-        """Encode and decode all components; z_k is sampled in training, the mean otherwise."""
+        """Encode and decode all components; z_k is sampled in training and the mean otherwise."""
         shape = log_masks.shape[:2]
         mu, log_var = self.encode(x, log_masks)
         z = mu

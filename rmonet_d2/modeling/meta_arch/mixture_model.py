@@ -11,7 +11,7 @@ Shape shorthand:
 import torch
 
 from rmonet_d2.modeling.config_checks import check_choices
-from rmonet_d2.modeling.deferred_scalars import put_measured
+from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores
 from rmonet_d2.modeling.proposal_generator.regions import Regions
@@ -202,7 +202,7 @@ class MixtureModel(SceneModel):
     def log_foreground(self, log_masks: torch.Tensor) -> None:
         """Measure the share of the image that is foreground."""
         foreground = 1.0 - log_masks[:, -1].detach().exp().mean()
-        put_measured("rmonet/foreground_share", foreground)
+        put_deferred("rmonet/foreground_share", foreground)
 
     @torch.no_grad()
     def visualize(

@@ -20,7 +20,7 @@ from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from rmonet_d2.modeling.config_checks import check_choices
-from rmonet_d2.modeling.deferred_scalars import put_measured
+from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
 from rmonet_d2.modeling.proposal_generator.regions import Regions, RegionWarmup
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
@@ -248,7 +248,7 @@ class RMONet(MixtureModel):
     def _log_regions(self, regions: Regions, pseudo: list) -> None:
         found = sum(len(p) for p in pseudo) / len(pseudo)
         get_event_storage().put_scalar("rmonet/pseudo_boxes", found)
-        put_measured("rmonet/regions", regions.valid.sum(dim=1).float().mean())
+        put_deferred("rmonet/regions", regions.valid.sum(dim=1).float().mean())
 
     @staticmethod
     def _boxes_to_draw(regions: Regions, pseudo: list | None) -> list[dict]:

@@ -17,7 +17,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 
 from rmonet_d2.modeling.config_checks import check_choices
-from rmonet_d2.modeling.deferred_scalars import put_measured
+from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.space.annealing import LinearAnnealing
 from rmonet_d2.modeling.space.background import Background, SPACEBackground
@@ -220,8 +220,8 @@ class SPACE(SceneModel):
 
     def _log(self, cells: Cells, foreground: Foreground, iteration: int) -> None:
         storage = get_event_storage()
-        put_measured("rmonet/foreground_share", foreground.layers.alpha.mean())
-        put_measured("space/objects", (cells.pres_logits > 0).float().sum(dim=1).mean())
+        put_deferred("rmonet/foreground_share", foreground.layers.alpha.mean())
+        put_deferred("space/objects", (cells.pres_logits > 0).float().sum(dim=1).mean())
         for name, value in self.annealings.at(iteration).items():
             storage.put_scalar(f"space/{name}", value)
 

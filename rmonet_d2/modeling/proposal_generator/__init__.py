@@ -1,1 +1,1 @@
-"""Region proposals: the RPN that is trained on pseudo labels, and random regions."""
+"""Region proposals: an RPN that is trained on pseudo labels, and random regions."""

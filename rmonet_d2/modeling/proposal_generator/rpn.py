@@ -17,7 +17,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.structures import Boxes, Instances
 from fvcore.nn import smooth_l1_loss
 
-from rmonet_d2.modeling.deferred_scalars import put_measured
+from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.proposal_generator.anchor_labels import match_anchors, sample_labels
 from rmonet_d2.modeling.proposal_generator.regions import Regions
 from rmonet_d2.ops.nms import padded_nms
@@ -119,8 +119,8 @@ class PseudoLabelRPN(RPN):
             logits, positive.to(logits.dtype), weight=labels >= 0, reduction="sum"
         )
         num_images, num_anchors = labels.shape
-        put_measured("rpn/num_pos_anchors", positive.sum() / num_images)
-        put_measured("rpn/num_neg_anchors", (labels == 0).sum() / num_images)
+        put_deferred("rpn/num_pos_anchors", positive.sum() / num_images)
+        put_deferred("rpn/num_neg_anchors", (labels == 0).sum() / num_images)
         return self._normalized(
             classification,
             self._regression_loss(outputs, boxes, positive),

@@ -1,1 +1,1 @@
-"""Foreground, background and components of SPACE (Lin et al. 2020)."""
+"""The foreground, background and components of SPACE (Lin et al. 2020)."""

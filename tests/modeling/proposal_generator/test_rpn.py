@@ -7,7 +7,7 @@ from detectron2.modeling import build_backbone, build_proposal_generator
 from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.events import EventStorage
 
-from rmonet_d2.modeling.deferred_scalars import read_measured
+from rmonet_d2.modeling.deferred_scalars import read_deferred
 
 SIZE = (64, 64)
 
@@ -169,7 +169,7 @@ def test_losses_and_gradients_are_detectron2s(rpn_and_outputs, opts):
             leaf.requires_grad_()
         with EventStorage() as storage:
             losses = rpn.pseudo_losses(outputs, [pseudo(boxes) for boxes in TARGETS])
-            read_measured()
+            read_deferred()
             counts = [storage.latest()[f"rpn/num_{kind}_anchors"][0] for kind in ("pos", "neg")]
         results.append((losses, torch.autograd.grad(sum(losses.values()), leaves), counts))
     (ours, our_gradients, our_counts), (theirs, their_gradients, their_counts) = results
@@ -183,7 +183,7 @@ def test_no_pseudo_box_makes_all_anchors_negative(rpn_and_outputs):
     rpn, _, outputs = rpn_and_outputs()
     with EventStorage() as storage:
         losses = rpn.pseudo_losses(outputs, [pseudo([])] * 3)
-        read_measured()
+        read_deferred()
         assert storage.history("rpn/num_pos_anchors").latest() == 0
     assert losses["loss_rpn_loc"] == 0
     assert torch.isfinite(losses["loss_rpn_cls"])
