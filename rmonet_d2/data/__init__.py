@@ -1,4 +1,7 @@
-"""Data sets, the mapper for unlabelled images, and the loaders. Importing it registers the sets."""
+"""Data sets, the mapper for unlabeled images, and the loaders.
+
+Importing this package registers the data sets with Detectron2.
+"""
 
 import detectron2  # noqa: F401  (registers this project first, see utils/registration.py)
 

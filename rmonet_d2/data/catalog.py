@@ -1,8 +1,8 @@
 """Data sets of packed images, registered in Detectron2's catalogs.
 
-``multi_dsprites_train``, ``multi_dsprites_test``, ``clevr_train`` and ``clevr_test`` live under
-``$DETECTRON2_DATASETS`` (default ``./datasets``), which is read when this module is imported, as
-Detectron2 does for its own.
+``multi_dsprites_train``, ``multi_dsprites_test``, ``clevr_train`` and ``clevr_test`` are expected
+under ``$DETECTRON2_DATASETS`` (by default ``./datasets``). As in Detectron2, the variable is read
+when this module is imported.
 """
 
 import logging
@@ -29,7 +29,7 @@ SPLITS = ("train", "test")
 
 
 def datasets_root() -> str:
-    """The folder of all data sets: ``$DETECTRON2_DATASETS``, by default ``datasets``."""
+    """Return the folder of all data sets: ``$DETECTRON2_DATASETS``, by default ``datasets``."""
     return os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
 
 
@@ -42,18 +42,18 @@ def register_packed_instances(
     default_source: str = "",
     **metadata: Any,
 ) -> None:
-    """Register a data set of packed images with COCO annotations, replacing one of that name.
+    """Register a data set of packed images with COCO annotations, replacing any of the same name.
 
     Args:
-        name: in DatasetCatalog and MetadataCatalog.
+        name: name in DatasetCatalog and MetadataCatalog.
         json_file: COCO instance annotations.
-        images_file: packed images, see ``packed.py``.
-        command: what makes the files, for error messages.
-        advice: how to get missing files, if the command does not say it all.
-        default_source: ``source`` of files whose ``info`` has none. The metadata's ``source`` is
-            that of the annotation file ("official", "rendered", "generated"), set once the file
-            is there.
-        **metadata: more entries for MetadataCatalog.
+        images_file: packed images, see ``rmonet_d2/datasets/packed.py``.
+        command: command that makes the files, for error messages.
+        advice: how to get missing files, if the command does not tell everything.
+        default_source: ``source`` of files whose ``info`` does not name one. The metadata's
+            ``source`` is taken from the annotation file ("official", "rendered" or "generated") as
+            soon as the file exists.
+        **metadata: additional entries for MetadataCatalog.
     """
     json_file, images_file = os.path.abspath(json_file), os.path.abspath(images_file)
     if command:
@@ -83,11 +83,11 @@ def register_packed_instances(
 
 
 def _set_source(name: str) -> None:
-    """Set ``source`` of the metadata, if the annotation file is there and says or implies one."""
+    """Set ``source`` of the metadata, if the annotation file exists and states or implies one."""
     metadata = MetadataCatalog.get(name)
     if hasattr(metadata, "source") or not hasattr(metadata, "default_source"):
         return
-    # Only the file's first line is read.
+    # This reads only the first line of the file.
     info = read_info(metadata.json_file)
     source = (info or {}).get("source", metadata.default_source)
     if source and os.path.isfile(metadata.json_file):
@@ -98,7 +98,8 @@ def require_dataset(name: str) -> None:
     """Check that the files of a registered data set exist.
 
     Raises:
-        MissingFileError: names the data set, the first missing file or folder, and how to get it.
+        MissingFileError: a file or folder is missing; the message names it and the data set, and
+            says how to get it.
     """
     metadata = MetadataCatalog.get(name)
     for key, exists in (
@@ -114,14 +115,15 @@ def require_dataset(name: str) -> None:
 
 
 def _images_of(name: str) -> list[dict[str, Any]]:
-    """Records of a data set; where it is described by a COCO file, no annotation is parsed."""
+    """Return the records of a data set; annotations in a COCO file are not parsed."""
     if is_folder(name):
         register_folder(name)
     metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else None
-    if hasattr(metadata, "images_file"):
+    if metadata is not None and hasattr(metadata, "images_file"):
         require_dataset(name)
         return load_packed_images(metadata.json_file, metadata.images_file)
-    if getattr(metadata, "evaluator_type", "") == "coco" and hasattr(metadata, "json_file"):
+    is_coco = getattr(metadata, "evaluator_type", "") == "coco"
+    if metadata is not None and is_coco and hasattr(metadata, "json_file"):
         require_dataset(name)
         return load_coco_images(metadata.json_file, metadata.image_root)
     return DatasetCatalog.get(name)
@@ -130,14 +132,14 @@ def _images_of(name: str) -> list[dict[str, Any]]:
 def _without_unreadable(
     name: str, records: list[dict[str, Any]], on_unreadable: str, quiet: bool
 ) -> list[dict[str, Any]]:
-    """Records of a folder whose files begin as images do."""
+    """Drop the records of a folder whose files do not begin like an image, or raise."""
     faults = unreadable_images([record["file_name"] for record in records])
     if not faults:
         return records
     message = f'data set "{name}": {describe_unreadable(faults, len(records))}'
     if on_unreadable == "error":
         raise UnreadableImageError(
-            f"{message}\nRemove them, or train without them: INPUT.UNREADABLE skip"
+            f"{message}\nRemove them, or train without them by INPUT.UNREADABLE skip"
         )
     if not quiet:
         logging.getLogger(__name__).warning(f"{message}\nThey are skipped.")
@@ -147,23 +149,25 @@ def _without_unreadable(
 def unlabelled_dicts(
     names: str | list[str] | tuple[str, ...], on_unreadable: str = "error", quiet: bool = False
 ) -> list[dict[str, Any]]:
-    """The records of data sets without any ground truth, for training.
+    """Return the records of data sets without any ground truth, for training.
 
     Args:
         names: one or more names in DatasetCatalog, or ``folder:PATH``.
-        on_unreadable: INPUT.UNREADABLE, what to do with files of a folder that are not images:
+        on_unreadable: what to do with files of a folder that are not images (INPUT.UNREADABLE):
             "error", or "skip" to list them and leave them out.
-        quiet: do not list what is skipped.
+        quiet: do not list the files that are skipped.
 
     Returns:
-        dicts with ``file_name``, ``image_id``, ``height`` and ``width`` (not for folders) only.
+        Dicts that have only ``file_name``, ``image_id`` and, except for folders, ``height`` and
+        ``width``.
 
     Raises:
-        MissingFileError: a data set is missing.
+        MissingFileError: the files of a data set are missing.
         EmptyDatasetError: a data set has no images.
-        UnreadableImageError: ``on_unreadable`` is "error" and there are such files; names them.
+        UnreadableImageError: ``on_unreadable`` is "error" and a folder has such files; the message
+            names them.
     """
-    records = []
+    records: list[dict[str, Any]] = []
     for name in [names] if isinstance(names, str) else names:
         found = _images_of(name)
         if is_folder(name):
@@ -196,8 +200,8 @@ def register_multi_dsprites(root: str | os.PathLike | None = None) -> None:
 def register_clevr(root: str | os.PathLike | None = None) -> None:
     """Register ``clevr_train`` and ``clevr_test`` under a folder of data sets.
 
-    Both kinds of CLEVR, the published one and scenes rendered here, have the same format; the
-    metadata's ``source`` tells which one is there.
+    The published data set and scenes rendered here have the same format; ``source`` in the metadata
+    tells which of the two is present.
     """
     output = _output_option(root)
     official = f"python datasets/prepare_clevr.py --tfrecords FILE{output}"
@@ -206,10 +210,10 @@ def register_clevr(root: str | os.PathLike | None = None) -> None:
         "get it in one of three ways.\n"
         f"  official: `{official}` converts clevr_with_masks_train.tfrecords (10.5 GB, from "
         "gs://multi-object-datasets/clevr_with_masks)\n"
-        f"  rendered: `{rendered}` makes scenes like it (needs rmonet_d2[render])\n"
-        "  sample: 200 rendered scenes are in the repository: DATASETS.TRAIN "
+        f"  rendered: `{rendered}` renders similar scenes (needs rmonet_d2[render])\n"
+        "  sample: 200 rendered scenes come with the repository: DATASETS.TRAIN "
         "'(\"clevr_sample_train\",)' DATASETS.TEST '(\"clevr_sample_test\",)'\n"
-        "datasets/README.md says more."
+        "See datasets/README.md for details."
     )
     _register_splits("clevr", root, command=official, advice=advice)
 

@@ -1,4 +1,4 @@
-"""The rendered CLEVR sample that the repository holds: 200 training and 50 test scenes as PNG.
+"""The rendered CLEVR sample in the repository: 200 training and 50 test scenes as PNG files.
 
 ``clevr_sample_train`` and ``clevr_sample_test`` need neither a download nor Blender.
 """
@@ -20,21 +20,21 @@ CLEVR_SAMPLE_SPLITS = ("train", "test")
 def _load(name: str, json_file: Path, image_root: Path) -> list[dict[str, Any]]:
     if not json_file.is_file() or not image_root.is_dir():
         raise MissingFileError(
-            f"data set {name!r} needs {json_file} and {image_root}/, which the repository holds in "
-            "datasets/clevr_sample: take them from there, or render scenes with "
+            f"data set {name!r} needs {json_file} and {image_root}/: copy them from "
+            "datasets/clevr_sample of the repository, or render scenes with "
             "`python datasets/render_clevr.py`"
         )
-    # Detectron2's reader is not clear about malformed files; this one is.
+    # Report malformed files more clearly than Detectron2's reader does.
     read_coco_json(json_file)
     return load_coco_json(str(json_file), str(image_root), name, ["attributes"])
 
 
 def register_clevr_sample(folder: str | os.PathLike | None = None) -> None:
-    """Register ``clevr_sample_train`` and ``clevr_sample_test``, replacing what has these names.
+    """Register ``clevr_sample_train`` and ``clevr_sample_test``, replacing any of these names.
 
     Args:
-        folder: holds ``train.json``, ``train/*.png`` and the same of test; by default the
-            repository's ``datasets/clevr_sample``.
+        folder: folder with ``train.json``, ``train/*.png``, ``test.json`` and ``test/*.png``; by
+            default the repository's ``datasets/clevr_sample``.
     """
     folder = CLEVR_SAMPLE_FOLDER if folder is None else Path(folder).absolute()
     for split in CLEVR_SAMPLE_SPLITS:

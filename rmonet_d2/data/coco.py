@@ -1,7 +1,7 @@
-"""COCO instance files of packed images as Detectron2 records, checked entry by entry.
+"""Loads COCO instance files of packed images as Detectron2 records, and checks every entry.
 
-Detectron2's ``load_coco_json`` reads these files too; this loader is faster and turns every
-malformed entry into one error that names the file and the entry.
+Detectron2's ``load_coco_json`` can read these files, too. This loader is faster, and reports a
+malformed entry as one error that names the file and the entry.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from rmonet_d2.datasets.packed import PREFIX, open_packed
 from rmonet_d2.utils.errors import UserError
 
 _OPTIONAL = ("iscrowd", "attributes")
-# What reading a malformed entry raises.
+# Exceptions that reading a malformed entry may raise.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class MalformedAnnotationsError(UserError, ValueError):
-    """A COCO file that cannot be used; the message names the file and what is wrong in it."""
+    """A COCO file that cannot be used; the message names the file and what is wrong with it."""
 
 
 @contextlib.contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    # Millions of new objects and no cycles: collections would double the time.
+    # Parsing creates millions of objects without cycles; collections would double the time.
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -61,24 +61,25 @@ def _parse(json_file: str | os.PathLike, text: str) -> dict[str, Any]:
 
 
 def read_coco_json(json_file: str | os.PathLike) -> dict[str, Any]:
-    """Parse a COCO instance file and check its outline.
+    """Parse a COCO instance file and check its top-level structure.
 
     Returns:
         A dict with at least the lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        FileNotFoundError: no such file.
-        MalformedAnnotationsError: not JSON (with line and column), or a missing list.
+        FileNotFoundError: the file does not exist.
+        MalformedAnnotationsError: the file is not valid JSON (the message gives line and column),
+            or one of the lists is missing.
     """
     with _no_garbage_collection():
         return _parse(json_file, _read_text(json_file))
 
 
 def _read_images_only(json_file: str | os.PathLike) -> list[Any]:
-    """The list ``images`` of a COCO file, parsing no annotation where the list comes first.
+    """Return the list ``images`` of a COCO file, without parsing annotations if possible.
 
-    Files of this project put it first. Where the rest of the file is not plainly complete, it is
-    parsed as a whole, which finds the fault.
+    This works if the list comes first, as in the files of this project. If the rest of the file
+    does not look complete, the whole file is parsed, which finds the error.
     """
     text = _read_text(json_file)
     start = text.find('"images": [')
@@ -91,7 +92,7 @@ def _read_images_only(json_file: str | os.PathLike) -> list[Any]:
 
 
 def _image_record(image: Any, images_file: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """One record of a COCO image; KeyError, TypeError or ValueError if it is malformed."""
+    """Return the record of a COCO image; KeyError, TypeError or ValueError if it is malformed."""
     height, width = image["height"], image["width"]
     if (height, width) != tuple(shape[1:3]):
         raise ValueError(f"it is {height}x{width}, but {images_file} holds {shape[1]}x{shape[2]}")
@@ -108,7 +109,7 @@ def _image_record(image: Any, images_file: str, shape: tuple[int, ...]) -> dict[
 
 
 def _annotation(entry: Any, record: dict[str, Any], classes: dict[int, int]) -> dict[str, Any]:
-    """One Detectron2 annotation; KeyError, TypeError or ValueError if it is malformed."""
+    """Return a Detectron2 annotation; KeyError, TypeError or ValueError if it is malformed."""
     box, segmentation, category = entry["bbox"], entry["segmentation"], entry["category_id"]
     if len(box) != 4:
         raise ValueError(f'"bbox" has {len(box)} numbers instead of 4')
@@ -143,7 +144,7 @@ def _malformed(
 def _image_records(
     json_file: str | os.PathLike, images_file: str, images: list[Any]
 ) -> dict[Any, dict[str, Any]]:
-    """Records by image id, without annotations."""
+    """Return {image id: record without annotations}."""
     shape = open_packed(images_file).shape
     records: dict[Any, dict[str, Any]] = {}
     for position, image in enumerate(images):
@@ -158,11 +159,11 @@ def _image_records(
 
 
 def load_coco_images(json_file: str | os.PathLike, image_root: str) -> list[dict[str, Any]]:
-    """Load the records of a COCO data set of image files and leave the ground truth alone.
+    """Load the records of a COCO data set of image files, without any ground truth.
 
     Returns:
-        dicts with ``file_name`` (under ``image_root``), ``image_id``, ``height`` and ``width``, by
-        image id, as Detectron2's ``load_coco_json`` orders them.
+        Dicts with ``file_name`` (under ``image_root``), ``image_id``, ``height`` and ``width``,
+        sorted by image id, as in Detectron2's ``load_coco_json``.
 
     Raises:
         FileNotFoundError, MalformedAnnotationsError: as ``read_coco_json``.
@@ -186,9 +187,9 @@ def load_coco_images(json_file: str | os.PathLike, image_root: str) -> list[dict
 def load_packed_images(
     json_file: str | os.PathLike, images_file: str | os.PathLike
 ) -> list[dict[str, Any]]:
-    """Load the records of packed images and leave the ground truth alone.
+    """Load the records of packed images, without any ground truth.
 
-    Args, Returns and Raises: as ``load_packed_instances``, without ``annotations``.
+    Args, Returns and Raises: as ``load_packed_instances``, but without ``annotations``.
     """
     images = _read_images_only(json_file)
     return list(_image_records(json_file, os.path.abspath(images_file), images).values())
@@ -200,18 +201,18 @@ def load_packed_instances(
     """Load COCO annotations of packed images.
 
     Args:
-        json_file: COCO instance annotations; an image's file name begins with its row number.
+        json_file: COCO instance annotations, in which the file name of an image is its row number.
         images_file: packed images (N, H, W, 3).
 
     Returns:
         Detectron2's standard dicts: ``file_name`` (``packed://...``), ``image_id``, ``height``,
-        ``width``, ``annotations`` with ``bbox`` (XYWH), ``segmentation`` (RLE), ``category_id``
-        (from 0), ``iscrowd`` and ``attributes`` where present.
+        ``width``, and ``annotations`` with ``bbox`` (XYWH), ``segmentation`` (RLE), ``category_id``
+        (from 0 on), and ``iscrowd`` and ``attributes`` where present.
 
     Raises:
-        FileNotFoundError: ``json_file`` is missing.
-        MalformedAnnotationsError: the file does not fit COCO's format or the images.
-        PackedImageError: ``images_file`` is missing, truncated or no packed file.
+        FileNotFoundError: ``json_file`` does not exist.
+        MalformedAnnotationsError: the file does not match COCO's format or the images.
+        PackedImageError: ``images_file`` is missing, truncated or not a packed file.
     """
     with _no_garbage_collection():
         data = read_coco_json(json_file)
@@ -224,9 +225,9 @@ def load_packed_instances(
             raise _malformed(json_file, "categories", error) from None
         for position, entry in enumerate(data["annotations"]):
             try:
-                record = records.get(entry["image_id"])
-                if record is None:
+                if entry["image_id"] not in records:
                     raise ValueError(f"image_id {entry['image_id']} is not among the images")
+                record = records[entry["image_id"]]
                 record["annotations"].append(_annotation(entry, record, classes))
             except _MALFORMED as error:
                 raise _malformed(json_file, f"annotations[{position}]", error) from None

@@ -1,10 +1,10 @@
-"""``folder:PATH``: any folder of images as an unlabelled training set, without registering it.
+"""``folder:PATH``: any folder of images as an unlabeled training set, without registration.
 
     DATASETS.TRAIN '("folder:/path/to/images",)'
 
-All image files in the folder and its subfolders belong to it, in the order of their names. Sizes
-and aspect ratios may differ: every image is resized to INPUT.IMAGE_SIZE, aspect not kept (see
-``resize_image``), and boxes and masks are given back in the pixels of the file.
+The data set consists of all image files in the folder and its subfolders, sorted by name. Sizes and
+aspect ratios may differ: every image is resized to INPUT.IMAGE_SIZE without keeping its aspect
+ratio (see ``resize_image``), and boxes and masks refer to the pixels of the original file.
 """
 
 import os
@@ -20,18 +20,18 @@ from rmonet_d2.utils.errors import MissingFileError, UserError
 FOLDER_PREFIX = "folder:"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _THREADS = 8
-# So many unreadable files are named in a message.
+# A message names at most this many unreadable files.
 _LISTED = 20
 
 
 class EmptyDatasetError(UserError, ValueError):
-    """A data set without images; the message names it."""
+    """A data set has no images; the message names it."""
 
 
-def find_images(folder: str | os.PathLike) -> list[str]:
-    """Paths of the image files in a folder and its subfolders, sorted; hidden ones are left out."""
-    found = []
-    for path, folders, files in os.walk(folder, followlinks=True):
+def find_images(folder: str | os.PathLike[str]) -> list[str]:
+    """Return the sorted paths of all visible image files in a folder and its subfolders."""
+    found: list[str] = []
+    for path, folders, files in os.walk(os.fspath(folder), followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [
             os.path.join(path, name)
@@ -42,8 +42,10 @@ def find_images(folder: str | os.PathLike) -> list[str]:
 
 
 def unreadable_images(files: list[str]) -> dict[str, str]:
-    """Files that are not images, with the reason. Only headers are read: a file whose end is
-    missing shows when it is decoded."""
+    """Return {file that is not an image: reason}.
+
+    Only headers are read, so a truncated file is found only later, when it is decoded.
+    """
 
     def fault(file: str) -> str | None:
         try:
@@ -61,7 +63,7 @@ def unreadable_images(files: list[str]) -> dict[str, str]:
 
 
 def describe_unreadable(faults: dict[str, str], total: int) -> str:
-    """One message about the files of :func:`unreadable_images`."""
+    """Describe the files that :func:`unreadable_images` found, in one message."""
     lines = [f"  {file}: {why}" for file, why in list(faults.items())[:_LISTED]]
     if len(faults) > _LISTED:
         lines.append(f"  and {len(faults) - _LISTED} more")
@@ -69,16 +71,16 @@ def describe_unreadable(faults: dict[str, str], total: int) -> str:
 
 
 def folder_of(name: str) -> str:
-    """The folder that ``folder:PATH`` names; ``~`` is the home folder."""
+    """Return the folder that ``folder:PATH`` names; ``~`` stands for the home folder."""
     return os.path.expanduser(name.removeprefix(FOLDER_PREFIX))
 
 
 def folder_records(name: str) -> list[dict[str, Any]]:
-    """Records of ``folder:PATH``: ``file_name`` and ``image_id``, from 1 in the order of names.
+    """Return the records of ``folder:PATH``: ``file_name``, and ``image_id`` counted from 1.
 
     Raises:
-        MissingFileError: no such folder.
-        EmptyDatasetError: no image in it.
+        MissingFileError: the folder does not exist.
+        EmptyDatasetError: there are no images in it.
     """
     folder = folder_of(name)
     if not os.path.isdir(folder):
@@ -86,19 +88,19 @@ def folder_records(name: str) -> list[dict[str, Any]]:
     files = find_images(folder)
     if not files:
         raise EmptyDatasetError(
-            f'data set "{name}": no images in {folder}; files ending in '
-            f"{', '.join(IMAGE_SUFFIXES)} are read."
+            f'data set "{name}": there are no images in {folder}. Image files end in '
+            f"{', '.join(IMAGE_SUFFIXES)}."
         )
     return [{"file_name": file, "image_id": number} for number, file in enumerate(files, 1)]
 
 
 def is_folder(name: str) -> bool:
-    """Whether the name of a data set is ``folder:PATH``."""
+    """Return whether the name of a data set is ``folder:PATH``."""
     return name.startswith(FOLDER_PREFIX)
 
 
 def register_folder(name: str) -> None:
-    """Register ``folder:PATH`` in Detectron2's catalogs, if it is not there yet."""
+    """Register ``folder:PATH`` in Detectron2's catalogs, unless it is already registered."""
     if name not in DatasetCatalog.list():
         DatasetCatalog.register(name, lambda: folder_records(name))
         MetadataCatalog.get(name).set(

@@ -1,8 +1,8 @@
-"""Loaders whose images depend on the seed and the iteration only.
+"""Data loaders whose batches depend only on the seed and the iteration.
 
-Detectron2 0.6 deals images out to its workers before it forms batches, so there the content of a
-batch depends on NUM_WORKERS, and a resumed run starts the shuffle again. Here whole batches are
-dealt out, and the sampler starts where the interrupted run stopped.
+Detectron2 0.6 distributes images to its workers before it forms batches, so the content of a batch
+depends on NUM_WORKERS, and a resumed run restarts the shuffle. Here, workers receive whole batches,
+and the sampler starts where the interrupted run stopped.
 """
 
 import itertools
@@ -18,25 +18,27 @@ from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from rmonet_d2.data.catalog import unlabelled_dicts
-from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.data.mapper import UnlabelledMapper, UnreadableImageError
+from rmonet_d2.utils.errors import ConfigError
 from rmonet_d2.utils.worker_processes import leave_signals_to_parent
 
 Mapper = Callable[[dict[str, Any]], dict[str, Any] | None]
 
 
 class ResumableTrainingSampler(Sampler[int]):
-    """Endless stream of indices, every one once an epoch, that can start anywhere.
+    """Endless stream of indices that can start anywhere; each index occurs once per epoch.
 
     Args:
         size: number of records.
-        shuffle: a new order in every epoch, drawn from (seed, epoch); else 0, 1, 2, ...
-        seed: must be the same in all processes.
-        start: indices already used by all processes together.
-        rank, world_size: this process takes every ``world_size``-th index of the stream; by
-            default those of Detectron2's ``comm``.
+        shuffle: use a new order in every epoch, drawn from (seed, epoch); otherwise the order is
+            0, 1, 2, ...
+        seed: seed of the order; must be the same in all processes.
+        start: number of indices that all processes together have already used.
+        rank, world_size: this process takes every ``world_size``-th index of the stream, starting
+            with number ``rank``; by default the values of Detectron2's ``comm``.
 
     Raises:
-        ValueError: no records, or a negative start.
+        ValueError: there are no records, or the start is negative.
     """
 
     def __init__(
@@ -58,10 +60,10 @@ class ResumableTrainingSampler(Sampler[int]):
         self.world_size = comm.get_world_size() if world_size is None else world_size
 
     def epoch_order(self, epoch: int) -> list[int]:
-        """All indices in the order of one epoch."""
+        """Return all indices in the order of one epoch."""
         if not self.shuffle:
             return list(range(self.size))
-        # Large odd stride: seeds 1 and 2 share no epoch's order within any run.
+        # With this large odd stride, seeds 1 and 2 share no epoch's order within any run.
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
         return torch.randperm(self.size, generator=generator).tolist()
 
@@ -78,11 +80,11 @@ class ResumableTrainingSampler(Sampler[int]):
 class MappedBatches(Dataset):
     """Maps a list of indices to a list of mapped records.
 
-    A record that the mapper refuses (None) is replaced by the next one it accepts, which depends
-    on the index alone.
+    A record that the mapper rejects (by returning None) is replaced by the next one that it
+    accepts, so the replacement depends only on the index.
 
     Raises:
-        RuntimeError: the mapper accepts no record at all.
+        UnreadableImageError: the mapper rejects all records.
     """
 
     def __init__(self, records: Any, mapper: Mapper) -> None:
@@ -103,7 +105,7 @@ class MappedBatches(Dataset):
             if mapped is not None:
                 return mapped
             self._refused.add(candidate)
-        raise RuntimeError(f"none of the {total} images of the training set can be read")
+        raise UnreadableImageError(f"none of the {total} images of the training set can be read.")
 
     def __getitem__(self, indices: list[int]) -> list[dict[str, Any]]:
         return [self._get(i) for i in indices]
@@ -117,19 +119,19 @@ def _start_worker(number: int) -> None:
 def build_train_loader(
     cfg: CfgNode, mapper: Mapper | None = None, start_iter: int = 0
 ) -> DataLoader:
-    """The endless training loader of DATASETS.TRAIN.
+    """Build the endless training loader of DATASETS.TRAIN.
 
     Args:
-        cfg: config; reads DATASETS.TRAIN, INPUT.UNREADABLE, SOLVER.IMS_PER_BATCH,
-            DATALOADER.NUM_WORKERS, SEED.
+        cfg: config, of which this reads DATASETS.TRAIN, INPUT.UNREADABLE, SOLVER.IMS_PER_BATCH,
+            SOLVER.ACCUMULATE_PARTS, DATALOADER.NUM_WORKERS and SEED.
         mapper: by default ``UnlabelledMapper``.
-        start_iter: iterations already done; batch i is the same whatever the start.
+        start_iter: number of iterations already done; batch i does not depend on it.
 
     Returns:
-        A loader of ``list[dict]`` batches of IMS_PER_BATCH / world size.
+        A loader of ``list[dict]`` batches with IMS_PER_BATCH / world size images each.
 
     Raises:
-        ValueError: SOLVER.IMS_PER_BATCH cannot be divided among the processes.
+        ConfigError: SOLVER.IMS_PER_BATCH cannot be divided among the processes.
     """
     mapper = UnlabelledMapper(cfg, True) if mapper is None else mapper
     records = DatasetFromList(
@@ -138,7 +140,7 @@ def build_train_loader(
     total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     parts = cfg.SOLVER.ACCUMULATE_PARTS
     if total < 1 or total % (world_size * parts):
-        raise ValueError(
+        raise ConfigError(
             f"SOLVER.IMS_PER_BATCH is {total}: it must be a positive multiple of the "
             f"{world_size} processes" + (f" times SOLVER.ACCUMULATE_PARTS = {parts}" * (parts > 1))
         )
@@ -152,7 +154,8 @@ def build_train_loader(
         num_workers=workers,
         collate_fn=trivial_batch_collator,
         worker_init_fn=_start_worker,
-        # Own generator: making an iterator must not move the global one, which the model uses.
+        # A separate generator, because creating an iterator must not advance the global one, from
+        # which the model draws.
         generator=torch.Generator().manual_seed(seed),
         persistent_workers=workers > 0,
     )
@@ -161,17 +164,17 @@ def build_train_loader(
 def build_test_loader(
     cfg: CfgNode, name: str, mapper: Mapper | None = None, batch_size: int = 16
 ) -> DataLoader:
-    """The loader of one test set, every image once, split among processes as in Detectron2.
+    """Build the loader of one test set: every image once, split among processes as in Detectron2.
 
-    Detectron2 0.6's ``build_detection_test_loader`` takes single images only; small images are
+    Detectron2 0.6's ``build_detection_test_loader`` loads single images only, and small images are
     evaluated much faster in batches.
 
     Args:
-        cfg: config; reads TEST.MAX_IMAGES (first so many records; 0: all) and
-            DATALOADER.NUM_WORKERS.
-        name: in DatasetCatalog.
+        cfg: config, of which this reads DATALOADER.NUM_WORKERS and TEST.MAX_IMAGES (the number of
+            records to use, from the first one on; 0 uses all).
+        name: name in DatasetCatalog.
         mapper: by default ``UnlabelledMapper`` for evaluation.
-        batch_size: images at once in this process.
+        batch_size: images per batch in this process.
     """
     mapper = UnlabelledMapper(cfg, False) if mapper is None else mapper
     records = unlabelled_dicts(name)

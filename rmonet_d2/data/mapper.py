@@ -1,4 +1,4 @@
-"""Records to model input, without ground truth: training and evaluation read images only."""
+"""Maps records to model inputs without ground truth: models see images only."""
 
 import logging
 from typing import Any
@@ -14,13 +14,13 @@ from rmonet_d2.utils.errors import ConfigError, UserError
 
 # The coarsest feature map that the regions are masked on has stride 32.
 SIZE_DIVISOR = 32
-# What is kept of a record: nothing of its ground truth.
+# The entries of a record that are kept; none of them is ground truth.
 RECORD_KEYS = ("file_name", "image_id", "height", "width")
 ON_UNREADABLE = ("error", "skip")
 
 
 class UnreadableImageError(UserError, RuntimeError):
-    """An image that cannot be read; the message names its file and says what to do."""
+    """An image cannot be read; the message names its file and says what to do."""
 
 
 def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVISOR) -> None:
@@ -31,7 +31,7 @@ def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVI
         divisor: the network's largest stride.
 
     Raises:
-        ConfigError: not two positive multiples of ``divisor``.
+        ConfigError: the size does not consist of two positive multiples of ``divisor``.
     """
     if len(size) != 2 or any(int(s) != s or s <= 0 or s % divisor for s in size):
         raise ConfigError(
@@ -41,10 +41,10 @@ def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVI
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize (H, W, C) uint8 to ``size`` (H', W'), aspect not kept.
+    """Resize an (H, W, C) uint8 image to ``size`` (H', W') without keeping its aspect ratio.
 
-    Bilinear; where a side shrinks, pixels are averaged over their area instead, because bilinear
-    sampling would skip some.
+    Enlarges bilinearly. If a side shrinks, pixels are averaged over their area instead, because
+    bilinear sampling would skip some of them.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -54,19 +54,19 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class UnlabelledMapper:
-    """Maps a record to what models take, and never looks at its annotations.
+    """Maps a record to a model input, and never looks at its annotations.
 
-    Called with a standard dict, returns ``file_name``, ``image_id``, ``height``, ``width`` (of the
-    image as stored) and ``image``: uint8 (3, H, W), in the channel order of INPUT.FORMAT.
+    Maps a standard dict to one with ``file_name``, ``image_id``, ``height`` and ``width`` (of the
+    stored image), and ``image``: uint8 (3, H, W) in the channel order of INPUT.FORMAT.
 
     Args:
-        image_size: (H, W) that models see, multiples of 32.
+        image_size: (H, W) of the model's input, multiples of 32.
         image_format: "RGB" or "BGR".
-        on_unreadable: "error", or "skip": return None, so that the loader takes another image,
-            and log each bad file once.
+        on_unreadable: what to do with unreadable images: raise an "error", or "skip" them, which
+            logs each file once and returns None, so that the loader takes another image.
 
     Raises:
-        ConfigError: an argument that does not fit; names the config key.
+        ConfigError: an argument is invalid; the message names its config key.
     """
 
     @configurable
@@ -91,7 +91,7 @@ class UnlabelledMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Constructor arguments. Evaluation never skips: results would miss images unnoticed."""
+        """Return the constructor's arguments; evaluation never skips an image unnoticed."""
         return {
             "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
             "image_format": cfg.INPUT.FORMAT,
@@ -99,7 +99,7 @@ class UnlabelledMapper:
         }
 
     def read(self, record: dict[str, Any]) -> np.ndarray:
-        """The stored image (H, W, 3) uint8 in the order of ``image_format``.
+        """Read the stored image: (H, W, 3) uint8 in the channel order of ``image_format``.
 
         Raises:
             UnreadableImageError: the file is missing, damaged, or not of the record's size.
@@ -118,13 +118,13 @@ class UnlabelledMapper:
         # Pillow raises SyntaxError for some damaged PNG files.
         except (OSError, ValueError, SyntaxError) as error:
             raise UnreadableImageError(
-                f"{name}: cannot be read as an image ({error}); replace or remove the file, or "
-                "train without such files: INPUT.UNREADABLE skip"
+                f"{name}: cannot be read as an image ({error}). Replace or remove the file, or "
+                "train without such files by INPUT.UNREADABLE skip"
             ) from error
         return image
 
     def __call__(self, record: dict[str, Any]) -> dict[str, Any] | None:
-        """Map one record; None for an unreadable image that is to be skipped."""
+        """Map one record, or return None for an unreadable image that should be skipped."""
         record = {k: record[k] for k in RECORD_KEYS if k in record}
         try:
             image = self.read(record)
@@ -136,6 +136,6 @@ class UnlabelledMapper:
                 logging.getLogger(__name__).warning("skipped: %s", error)
             return None
         image = resize_image(image, self.image_size)
-        # A copy in any case: packed images are read-only views of the file.
+        # Always copy, because packed images are read-only views of the file.
         record["image"] = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
         return record
