@@ -1,7 +1,7 @@
-"""Masks and boxes of one image -> Detectron2 ``Instances`` at the size that the user asked for.
+"""Converts masks and boxes of one image to Detectron2 ``Instances`` at the requested size.
 
-Shape shorthand: K components, the background last, R = K - 1 regions, H W the model's input size,
-N objects found. Boxes are x0, y0, x1, y1.
+Shape shorthand: K components, the background last, R = K - 1 regions, H, W the size of the model's
+input, N objects found. Boxes are x0, y0, x1, y1.
 """
 
 import torch
@@ -15,9 +15,9 @@ BOX_SOURCES = ("proposal", "mask")
 
 
 def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
-    """Tight boxes around boolean masks: (N, H, W) -> (N, 4) float, the upper ends exclusive.
+    """Compute tight boxes around boolean masks: (N, H, W) -> (N, 4) float, upper ends exclusive.
 
-    An empty mask gives zeros.
+    The box of an empty mask is all zeros.
     """
 
     def extent(occupied):
@@ -32,16 +32,16 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
 
 
 def resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize soft masks (K, H, W) bilinearly; they still sum to 1 at every pixel."""
+    """Resize soft masks (K, H, W) bilinearly, which preserves their sum at every pixel."""
     if tuple(masks.shape[-2:]) == tuple(size):
         return masks
     return F.interpolate(masks[None], size=size, mode="bilinear", align_corners=False)[0]
 
 
 def without_specks(masks: torch.Tensor, min_pixels: float) -> torch.Tensor:
-    """Boolean masks (N, H, W) without their 8-connected pieces of fewer than ``min_pixels``."""
+    """Remove 8-connected pieces of fewer than ``min_pixels`` pixels from masks (N, H, W) bool."""
     labels = label_components(masks)
-    # Numbers that no two masks share; 0 stays "not set".
+    # Labels that no two masks share, so that one bincount gives the sizes of all pieces.
     numbers = int(labels.max()) + 1 if labels.numel() else 1
     labels += numbers * torch.arange(len(masks), device=masks.device)[:, None, None]
     sizes = torch.bincount(labels.flatten(), minlength=numbers * len(masks))
@@ -49,14 +49,14 @@ def without_specks(masks: torch.Tensor, min_pixels: float) -> torch.Tensor:
 
 
 def mask_scores(masks: torch.Tensor) -> torch.Tensor:
-    """Scores of objects for a model without a detection branch: how sure it is of what it won.
+    """Score the objects of a model without a detection branch by how certain their masks are.
 
     Args:
         masks: (B, K, H, W) soft masks.
 
     Returns:
-        (B, R): the mean of m_k over the pixels that component k wins, in (1 / K, 1]; 0 for one
-        that wins none.
+        (B, R): the mean of m_k over the pixels that component k wins, in (1 / K, 1]; 0 for a
+        component that wins none.
     """
     winner = masks.argmax(dim=1, keepdim=True)
     won = winner == torch.arange(masks.shape[1] - 1, device=masks.device).view(-1, 1, 1)
@@ -73,22 +73,23 @@ def masks_to_instances(
     box_source: str = "mask",
     min_piece: int = 0,
 ) -> Instances:
-    """The objects of one image: foreground components that win at least ``min_pixels`` pixels.
+    """Make instances of the foreground components that win at least ``min_pixels`` pixels.
 
     Args:
         masks: (K, H, W) soft masks.
-        scores: (R,), one a foreground component; 0 or less where there is none.
-        boxes: (R, 4) regions in input pixels, or None for a model without boxes.
+        scores: (R,), one per foreground component; 0 or less where there is no object.
+        boxes: (R, 4) regions in pixels of the model's input, or None for a model without boxes.
         size: (height, width) of the result.
-        min_pixels: components that win fewer pixels (at the input size) are not objects.
-        box_source: "proposal" exports ``boxes``, "mask" the tight boxes of the masks.
-        min_piece: pieces of an object with fewer pixels (at the input size) are left out; a speck
-            far from its object would make the tight box much too large.
+        min_pixels: components that win fewer pixels (at the input size) are discarded.
+        box_source: which box is ``pred_boxes``: "proposal" for ``boxes``, "mask" for the tight
+            boxes of the masks.
+        min_piece: connected pieces of an object with fewer pixels (at the input size) are removed,
+            since a speck far from its object would make the tight box much too large.
 
     Returns:
-        Instances of ``size`` in descending score: ``pred_boxes``, ``scores``, ``pred_classes``
-        (all 0), ``pred_masks`` (N, height, width) bool, ``components`` (k of each), and both boxes:
-        ``mask_boxes`` always, ``proposal_boxes`` where there are any.
+        Instances of ``size`` in descending order of score: ``pred_boxes``, ``scores``,
+        ``pred_classes`` (all 0), ``pred_masks`` (N, height, width) bool, ``components`` (k of
+        each), ``mask_boxes`` and, unless ``boxes`` is None, ``proposal_boxes``.
     """
     height, width = masks.shape[-2:]
     num_regions = len(masks) - 1

@@ -1,6 +1,6 @@
-"""Mirrored images and what was found in them (test-time alternatives; not in the paper).
+"""Mirrored images and their regions, for test-time augmentation (not in the paper).
 
-Shape shorthand: B images, H W their size, boxes as x0, y0, x1, y1 in image pixels.
+Shape shorthand: B images, H, W image size, boxes as x0, y0, x1, y1 in image pixels.
 """
 
 import torch
@@ -8,28 +8,29 @@ import torch
 from rmonet_d2.modeling.proposal_generator.regions import Regions
 from rmonet_d2.utils.errors import ConfigError
 
-# Name in TEST.AUG.MIRRORS -> the last dimensions that are turned around.
+# Name in TEST.AUG.MIRRORS -> the dimensions that are flipped.
 MIRRORS = {"": (), "horizontal": (-1,), "vertical": (-2,), "both": (-2, -1)}
 
 
 def check_mirrors(names: list[str]) -> None:
-    """
+    """Check the names in TEST.AUG.MIRRORS.
+
     Raises:
-        ConfigError: a name that is not in ``MIRRORS``.
+        ConfigError: a name is not in ``MIRRORS``.
     """
     unknown = [name for name in names if name not in MIRRORS]
     if unknown:
         known = [name for name in MIRRORS if name]
-        raise ConfigError(f'TEST.AUG.MIRRORS has "{unknown[0]}": use some of {known}.')
+        raise ConfigError(f'TEST.AUG.MIRRORS has "{unknown[0]}": choose from {known}.')
 
 
 def mirror(images: torch.Tensor, name: str) -> torch.Tensor:
-    """(..., H, W), mirrored; mirrored again they are what they were."""
+    """Mirror images or masks (..., H, W); mirroring them twice restores them."""
     return images.flip(MIRRORS[name]) if MIRRORS[name] else images
 
 
 def mirror_regions(regions: Regions, name: str, image_size: tuple[int, int]) -> Regions:
-    """The same regions in the mirrored image of size (H, W); missing ones stay zeros."""
+    """Return the same regions in the mirrored image of size (H, W); missing ones stay 0."""
     x0, y0, x1, y1 = regions.boxes.unbind(-1)
     height, width = image_size
     if -1 in MIRRORS[name]:
@@ -41,7 +42,7 @@ def mirror_regions(regions: Regions, name: str, image_size: tuple[int, int]) -> 
 
 
 def choose(better: torch.Tensor, new: Regions, old: Regions) -> Regions:
-    """The new regions of the images where ``better``, (B,) bool, else the old ones."""
+    """Take the new regions of images where ``better``, (B,) bool, is True, else the old ones."""
     return Regions(
         torch.where(better[:, None, None], new.boxes, old.boxes),
         torch.where(better[:, None], new.scores, old.scores),

@@ -1,8 +1,8 @@
-"""MONet's recurrent attention: masks one after another, each of what is left (Burgess et al. 2019).
+"""MONet's recurrent attention: each mask takes a share of what is left (Burgess et al. 2019).
 
 Shape shorthand:
     B: images.  K: components.  H, W: image size.  C: channels of a feature map.
-    x: (B, 3, H, W) the standardised image.
+    x: (B, 3, H, W) the standardized image.
     s_k: scope, the share of a pixel that the first k masks leave unexplained; s_0 = 1.
     alpha_k = sigmoid(logit_k): share of the scope that mask k takes.  log s_k: (B, 1, H, W).
 """
@@ -26,32 +26,33 @@ from rmonet_d2.utils.errors import ConfigError
 
 ATTENTION_REGISTRY = Registry("ATTENTION")
 ATTENTION_REGISTRY.__doc__ = """
-Attention networks of MONet, named by ``cfg.MODEL.MONET.ATTENTION``. A network is built from a cfg
-and called with (B, 4, H, W), RGB and the log scope; it gives (B, 1, H, W), the logits of alpha_k.
+Attention networks of MONet, selected by ``cfg.MODEL.MONET.ATTENTION``. A network is built from a
+cfg, called with (B, 4, H, W), RGB and the log scope, and returns the logits of alpha_k,
+(B, 1, H, W).
 """
 
 # RGB and the log scope.
 IN_CHANNELS = 4
-# The networks see no scope below this: a log scope may be any negative number.
+# Lower bound of the scope in the networks' input, as a log scope may be any negative number.
 MIN_SCOPE = 1e-5
 
 
 def build_attention(cfg: CfgNode) -> nn.Module:
-    """The network that ``cfg.MODEL.MONET.ATTENTION`` names."""
+    """Build the network that ``cfg.MODEL.MONET.ATTENTION`` selects."""
     return ATTENTION_REGISTRY.get(cfg.MODEL.MONET.ATTENTION)(cfg)
 
 
 def recurrent_log_masks(network: nn.Module, x: torch.Tensor, num_components: int) -> torch.Tensor:
-    """Log masks of K - 1 steps of attention and what they leave, in the order of the steps.
+    """Compute the log masks of K - 1 steps of attention, and of what they leave as the last mask.
 
     log m_k = log s_{k-1} + log alpha_k and log s_k = log s_{k-1} + log(1 - alpha_k), where alpha_k
     depends on x and log s_{k-1}; the last mask is the remaining scope (Burgess et al. 2019, Sec.
-    2.2; as Eq. 4-7 of R-MONet's paper, one step at a time). Here the network's input is bounded
-    below by log ``MIN_SCOPE``, as the VAE's is; the masks are not.
+    2.2; equal to Eq. 4-7 of R-MONet's paper, one step at a time). As in the VAE, the scope in the
+    network's input is bounded below, by log ``MIN_SCOPE``; the masks are not.
 
     Args:
-        network: of ``ATTENTION_REGISTRY``; its batch norms, if any, are told the step.
-        x: see the table on top.
+        network: from ``ATTENTION_REGISTRY``; its step norms, if any, are told the current step.
+        x: see the table above.
         num_components: K, at least 2.
 
     Returns:
@@ -69,7 +70,7 @@ def recurrent_log_masks(network: nn.Module, x: torch.Tensor, num_components: int
 
 
 class _UNetBlock(nn.Module):
-    """relu(instance norm(conv3x3)), without a bias: the norm would take it out again."""
+    """relu(instance norm(conv3x3)); without a bias, as the norm would remove it."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -84,21 +85,23 @@ class _UNetBlock(nn.Module):
 class UNetAttention(nn.Module):
     """MONet's UNet with instance norm (Burgess et al. 2019, Appendix B.2).
 
-    N blocks down and N up; between blocks the map is halved, then doubled, to its nearest pixels,
-    so that the last block down and the last one up keep their size. A block's map goes to the
-    block of its size on the way up before it is halved. In the middle an MLP sees the whole image.
+    The network has N blocks down and N blocks up. Between blocks the map is halved on the way down
+    and doubled on the way up, by nearest-neighbor sampling; the last block of either way is not
+    followed by resizing. Before it is halved, the map of each block is passed to the block of the
+    same size on the way up. In the middle, an MLP sees the whole image.
     """
 
     @configurable
     def __init__(self, *, image_size: tuple[int, int], channels: list[int], mlp_dim: int):
         """
         Args:
-            image_size: (H, W) the MLP is built for.
-            channels: of the N blocks down, from the image to the middle; mirrored on the way up.
+            image_size: (H, W) that the MLP is built for.
+            channels: widths of the N blocks down, from the image to the middle; the way up mirrors
+                them.
             mlp_dim: width of the MLP's two hidden layers.
 
         Raises:
-            ConfigError: no blocks, or an image that cannot be halved N - 1 times.
+            ConfigError: there are no blocks, or the image cannot be halved N - 1 times.
         """
         super().__init__()
         stride = 2 ** (len(channels) - 1)
@@ -142,7 +145,7 @@ class UNetAttention(nn.Module):
         y, skips = inputs, []
         for block in self.down:
             if skips:
-                y = y[..., ::2, ::2]  # to half the size, nearest pixels
+                y = y[..., ::2, ::2]  # halve the size, nearest neighbor
             y = block(y)
             skips.append(y)
         y = self.mlp(y.flatten(1)).unflatten(1, self.top_shape)
@@ -155,22 +158,23 @@ class UNetAttention(nn.Module):
 
 
 def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
-    """ResNet18 + FPN whose first convolution takes 4 channels (Sec. 4.1), for recurrent attention.
+    """Build a ResNet18 + FPN for recurrent attention, with 4 input channels (Sec. 4.1).
 
-    Without a detection branch most levels of the FPN have no reader. What cannot change the levels
-    in ``used`` is left out: it would cost time, and have parameters without a gradient.
+    Without a detection branch, nothing reads most levels of the FPN. Modules that do not affect the
+    levels in ``used`` are left out: they would cost time, and their parameters would get no
+    gradient.
 
     Args:
-        used: names of the features that are read; those of the FPN are "p2" to "p5".
+        used: names of the features that are read; the levels of the FPN are "p2" to "p5".
 
     Raises:
-        ConfigError: no level of the FPN among them.
+        ConfigError: no level of the FPN is among them.
     """
     levels = [int(name[1:]) for name in used if name in ("p2", "p3", "p4", "p5")]
     if not levels:
         raise ConfigError(
             f"MODEL.MONET.ATTENTION {cfg.MODEL.MONET.ATTENTION} reads {used}: one of p2 to p5 must "
-            "be among them (MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES)."
+            "be among them (MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES or LITE_FEATURE)."
         )
     cfg = cfg.clone()
     cfg.defrost()
@@ -187,10 +191,11 @@ def build_attention_backbone(cfg: CfgNode, used: list[str]) -> SkipFPN:
 
 
 class _HeadAttention(nn.Module):
-    """A backbone of 4 channels and a mask head of R-MONet on one region, the whole image.
+    """A backbone with 4 input channels and a mask head of R-MONet with one region, the whole image.
 
-    The ROI mask is 1 everywhere then, so that masked features are plain ones. Batch norm keeps
-    statistics for each step of the recurrence (:class:`StepNorm`); the paper does not say.
+    The ROI mask is then 1 everywhere, so masked features equal the plain ones. Batch norm keeps
+    separate statistics for each step of the recurrence (:class:`StepNorm`), which the paper leaves
+    open.
     """
 
     @configurable
@@ -199,7 +204,7 @@ class _HeadAttention(nn.Module):
         Args:
             backbone: (B, 4, H, W) -> {name: feature map}.
             head: (features, regions) -> logits (B, R, H, W).
-            num_steps: of the recurrence, K - 1.
+            num_steps: number of steps of the recurrence, K - 1.
         """
         super().__init__()
         use_step_norms(backbone, num_steps)
@@ -217,7 +222,7 @@ class _HeadAttention(nn.Module):
 class FPNAttention(_HeadAttention):
     """MONet(ResNet18+FPN), Sec. 4: the attention network of R-MONet(Lite) without regions.
 
-    ``MODEL.ROI_MASK_HEAD`` describes the head, as for R-MONet(Lite).
+    ``MODEL.ROI_MASK_HEAD`` configures the head, as for R-MONet(Lite).
     """
 
     @classmethod
@@ -234,8 +239,8 @@ class FPNAttention(_HeadAttention):
 class FPNUNetAttention(_HeadAttention):
     """MONet(ResNet18+FPN+UNet), Sec. 4: the attention network of R-MONet(UNet) without regions.
 
-    ``MODEL.ROI_MASK_HEAD`` describes the head, as for R-MONet; "image" among the skips is RGB and
-    the log scope here.
+    ``MODEL.ROI_MASK_HEAD`` configures the head, as for R-MONet(UNet); "image" among its skip
+    connections means RGB and the log scope here.
     """
 
     @classmethod

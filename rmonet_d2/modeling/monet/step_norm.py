@@ -1,4 +1,4 @@
-"""Batch norm in a network that runs several times on one image, as recurrent attention does."""
+"""Batch norm for a network that runs several times per image, as recurrent attention does."""
 
 import copy
 
@@ -8,18 +8,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class StepNorm(nn.Module):
-    """Batch norm with statistics for each step, and one scale and shift for all of them.
+    """Batch norm with separate statistics for each step, and a scale and shift that all share.
 
-    What a step sees differs from step to step. With one running mean for all, features in
-    evaluation are not those of training (Cooijmans et al. 2017, "Recurrent Batch Normalization",
-    Sec. 3, keep statistics for each time step for the same reason).
+    The distribution of the inputs differs from step to step. With one running mean for all steps,
+    the features in evaluation would differ from those in training (for the same reason, Cooijmans
+    et al. 2017, "Recurrent Batch Normalization", Sec. 3, keep statistics for each time step).
     """
 
     def __init__(self, norm: _BatchNorm, num_steps: int):
         """
         Args:
-            norm: any batch norm; it becomes that of the first step.
-            num_steps: at least 1. Later steps than these use the statistics of the last one.
+            norm: any batch norm; it becomes the norm of the first step.
+            num_steps: at least 1. Any later step uses the statistics of the last one.
         """
         super().__init__()
         self.steps = nn.ModuleList([norm, *(copy.deepcopy(norm) for _ in range(num_steps - 1))])
@@ -32,7 +32,7 @@ class StepNorm(nn.Module):
 
 
 def use_step_norms(network: nn.Module, num_steps: int) -> None:
-    """Replace every batch norm in the network by a :class:`StepNorm`."""
+    """Replace every batch norm in the network by a :class:`StepNorm`, in place."""
     for name, module in list(network.named_children()):
         if isinstance(module, _BatchNorm):
             setattr(network, name, StepNorm(module, num_steps))
@@ -41,17 +41,18 @@ def use_step_norms(network: nn.Module, num_steps: int) -> None:
 
 
 def set_step(network: nn.Module, step: int) -> None:
-    """Say which step comes next, from 0, to every :class:`StepNorm` in the network."""
+    """Tell every :class:`StepNorm` in the network which step comes next, counted from 0."""
     for module in network.modules():
         if isinstance(module, StepNorm):
             module.step = step
 
 
 def fit_steps(network: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Change a state dict, in place, to the number of steps of the network's step norms.
+    """Adapt a state dict, in place, to the number of steps of the network's step norms.
 
-    Weights of a smaller K lack the last steps: these get the statistics of the last one that is
-    there. Those of a larger K lose the steps that the network has not.
+    Weights that were trained with a smaller K lack the last steps, which get a copy of the
+    statistics of the last step that exists. From weights of a larger K, the surplus steps are
+    removed.
     """
     for prefix, module in network.named_modules():
         if not isinstance(module, StepNorm):

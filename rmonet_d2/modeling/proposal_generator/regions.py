@@ -1,4 +1,4 @@
-"""The K - 1 regions of a batch of images, padded to one tensor, and the random ones of warm-up.
+"""The K - 1 regions of each image, padded to one tensor, and the random regions of the warm-up.
 
 Shape shorthand: B images, R = K - 1 regions, boxes as x0, y0, x1, y1 in image pixels.
 """
@@ -16,12 +16,13 @@ from rmonet_d2.utils.constants import constant
 
 @dataclass
 class Regions:
-    """Regions in the order of stick-breaking: descending RPN score, missing ones last.
+    """Regions in the order of stick-breaking: by descending RPN score, missing ones last.
 
     Attributes:
-        boxes: (B, R, 4) float; zeros where missing.
-        scores: (B, R) float, the RPN's probability of an object in [0, 1]; 0 where missing.
-        valid: (B, R) bool.
+        boxes: (B, R, 4) float; 0 where a region is missing.
+        scores: (B, R) float, the RPN's probability of an object in [0, 1]; 0 where a region is
+            missing.
+        valid: (B, R) bool; False where a region is missing.
     """
 
     boxes: torch.Tensor
@@ -29,9 +30,9 @@ class Regions:
     valid: torch.Tensor
 
     def used(self) -> "Regions":
-        """The first ones, as many as the image with the most valid ones has, at least one.
+        """Drop the slots at the end that are empty in every image, but keep at least one slot.
 
-        One host synchronisation.
+        One host synchronization.
         """
         count = max(int(self.valid.sum(dim=1).amax()), 1)
         return Regions(self.boxes[:, :count], self.scores[:, :count], self.valid[:, :count])
@@ -44,8 +45,11 @@ def random_boxes(
     max_side: float,
     device: torch.device,
 ) -> torch.Tensor:
-    """(B, R, 4) boxes inside the image: sides uniform in [min_side, max_side) of the image's sides,
-    and a position uniform among those that fit."""
+    """Draw (B, R, 4) random boxes inside the image.
+
+    Sides are uniform in [``min_side``, ``max_side``), as fractions of the image's sides; positions
+    are uniform among those at which the box is inside the image.
+    """
     height, width = image_size
     extent = constant((width, height), device)
     draw = of_own_images(torch.rand, (*shape, 2, 2), device)
@@ -55,11 +59,11 @@ def random_boxes(
 
 
 class RegionWarmup:
-    """Random regions at the start of training (docs/recipe.md; not in the paper's equations).
+    """Replaces regions by random ones at the start of training (docs/recipe.md).
 
-    The untrained RPN proposes the same few corner boxes for every image, and R-MONet then learns
-    those. In its Fig. 17 the paper says that "ROIs are random across the image" at first; this
-    makes it so. The RPN learns from the pseudo boxes all the while.
+    The untrained RPN proposes the same few corner boxes for every image, and R-MONet would learn
+    these. In the paper's Fig. 17, "ROIs are random across the image" at first, but its equations do
+    not say how. The RPN is trained on the pseudo boxes throughout.
     """
 
     @configurable
@@ -67,9 +71,9 @@ class RegionWarmup:
         """
         Args:
             random_iters: all regions are random before this iteration.
-            end_iters: from ``random_iters`` on each region is random with a probability that falls
-                linearly from 1 to 0 at this iteration.
-            min_side, max_side: sides of random regions as fractions of the image's sides.
+            end_iters: from ``random_iters`` on, each region is random with a probability that falls
+                linearly from 1 to 0, which it reaches at this iteration.
+            min_side, max_side: range of the sides of random regions, as fractions of the image's.
         """
         self.random_iters = random_iters
         self.end_iters = end_iters
@@ -87,7 +91,7 @@ class RegionWarmup:
         }
 
     def probability(self, iteration: int) -> float:
-        """Probability that a region is random at this iteration, in [0, 1]."""
+        """Return the probability, in [0, 1], that a region is random at this iteration."""
         if iteration < self.random_iters:
             return 1.0
         if iteration >= self.end_iters:
@@ -95,8 +99,11 @@ class RegionWarmup:
         return (self.end_iters - iteration) / (self.end_iters - self.random_iters)
 
     def __call__(self, regions: Regions, image_size: tuple[int, int], iteration: int) -> Regions:
-        """Replace some of the regions by random ones, which take their places in the order: the
-        regions that stay keep their turn in stick-breaking. A random region has the score 1."""
+        """Replace some of the regions by random ones, whose score is 1.
+
+        A random region takes the place of the one that it replaces, so that all other regions keep
+        their turn in stick-breaking.
+        """
         probability = self.probability(iteration)
         if probability == 0.0:
             return regions
@@ -114,12 +121,12 @@ class RegionWarmup:
 
 @PROPOSAL_GENERATOR_REGISTRY.register()
 class WholeImageRegions(nn.Module):
-    """In the RPN's place: every region is the whole image (Fig. 20, "without the self-supervised
-    loss and object detection branch").
+    """Takes the RPN's place: every region is the whole image.
 
-    The head is the same for all regions, so their alpha_k are the same too, and stick-breaking
-    gives the first one whatever is not background: all objects in one mask. Of ``MODEL.FPN``, list
-    only the levels in IN_FEATURES that the mask head reads: nothing trains the others.
+    (Fig. 20, "without the self-supervised loss and object detection branch".) The head treats all
+    regions alike, so all alpha_k are equal, and stick-breaking gives the first component everything
+    that is not background: all objects share one mask. ``MODEL.FPN.IN_FEATURES`` should list only
+    the levels that the mask head reads, as nothing trains the others.
     """
 
     @configurable
@@ -136,10 +143,10 @@ class WholeImageRegions(nn.Module):
         return {"num_regions": cfg.MODEL.SCENE.NUM_COMPONENTS - 1}
 
     def forward(self, features: dict[str, torch.Tensor], image_size: tuple[int, int]):
-        """As ``PseudoLabelRPN``, with scores of 1.
+        """Return whole-image regions with scores of 1, through ``PseudoLabelRPN``'s interface.
 
         Returns:
-            (Regions, None): there are no raw outputs that could have losses.
+            (Regions, None); None because there are no raw outputs to compute losses of.
         """
         image = features["image"]
         return whole_image_regions(len(image), self.num_regions, image_size, image.device), None
@@ -148,7 +155,7 @@ class WholeImageRegions(nn.Module):
 def whole_image_regions(
     batch: int, num_regions: int, image_size: tuple[int, int], device: torch.device
 ) -> Regions:
-    """(B, R) regions that are the whole image: ROI masking with them changes nothing."""
+    """Return (B, R) regions that cover the whole image, so that ROI masking has no effect."""
     height, width = image_size
     box = constant((0, 0, width, height), device)
     shape = (batch, num_regions)

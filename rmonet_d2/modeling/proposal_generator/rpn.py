@@ -1,7 +1,7 @@
-"""RPN with deferred, pseudo-labelled losses (Sec. 3.1; Eq. 3, terms 4 and 5).
+"""An RPN whose losses are computed later, from pseudo labels (Sec. 3.1; Eq. 3, terms 4 and 5).
 
 Shape shorthand:
-    B: images.  R = K - 1 regions kept.  L: levels.  A: anchors of an image, all levels.
+    B: images.  R = K - 1 regions kept.  L: levels.  A: anchors per image, over all levels.
     boxes: x0, y0, x1, y1 in image pixels.
 """
 
@@ -27,7 +27,7 @@ from rmonet_d2.utils.errors import ConfigError
 
 @dataclass
 class RPNOutputs:
-    """What the RPN predicted for every anchor, kept until the pseudo boxes exist."""
+    """The RPN's predictions for every anchor, kept until the pseudo boxes exist."""
 
     anchors: list[Boxes]
     logits: list[torch.Tensor]
@@ -38,11 +38,12 @@ class RPNOutputs:
 class PseudoLabelRPN(RPN):
     """Detectron2's RPN with three changes.
 
-    ``forward`` gives regions and raw outputs but no losses, because the labels are made from masks
-    that do not exist yet: :meth:`pseudo_losses` comes later. A second NMS runs across the levels,
-    and only the K - 1 best regions above a score remain (tables, rows "RPN"). Proposals are
-    selected and anchors labelled for all images at once; ``PlainPseudoLabelRPN`` goes image by
-    image.
+    - ``forward`` returns regions and raw outputs but no losses, because the labels are made from
+      masks that do not exist yet; :meth:`pseudo_losses` computes the losses afterwards.
+    - A second NMS runs across the levels, and only the K - 1 best regions above a score threshold
+      remain (tables, rows "RPN").
+    - Proposals are selected and anchors are labeled for all images at once;
+      ``PlainPseudoLabelRPN`` is the version that goes image by image.
     """
 
     @configurable
@@ -57,11 +58,16 @@ class PseudoLabelRPN(RPN):
     ):
         """
         Args:
-            num_regions: R = K - 1, "NMS top n".
-            cross_level_nms_thresh: "NMS threshold for output bbox".
-            score_thresh: probability below which a region is dropped, (training, inference).
-            reg_normalizer: N_reg of Eq. 3: "anchors", those of an image (the paper), or "sampled",
-                the sampled ones (Detectron2).
+            num_regions: R = K - 1, "NMS top n" in the tables.
+            cross_level_nms_thresh: IoU threshold of the NMS across levels, "NMS threshold for
+                output bbox" in the tables.
+            score_thresh: (in training, in inference); regions with a lower probability are
+                discarded.
+            reg_normalizer: N_reg of Eq. 3: "anchors", the number of anchors of an image (the
+                paper), or "sampled", the number of sampled anchors (Detectron2).
+
+        Raises:
+            ConfigError: ``reg_normalizer`` is neither of the two.
         """
         super().__init__(**kwargs)
         if reg_normalizer not in ("anchors", "sampled"):
@@ -86,11 +92,11 @@ class PseudoLabelRPN(RPN):
         """Propose regions.
 
         Args:
-            features: of the backbone.
+            features: the backbone's feature maps by name.
             image_size: (H, W), the same for all images of the batch.
 
         Returns:
-            (Regions, RPNOutputs)
+            (the selected Regions, the RPNOutputs that the losses need)
         """
         maps = [features[name] for name in self.in_features]
         anchors = self.anchor_generator(maps)
@@ -107,10 +113,11 @@ class PseudoLabelRPN(RPN):
     def pseudo_losses(
         self, outputs: RPNOutputs, pseudo_labels: list[Instances]
     ) -> dict[str, torch.Tensor]:
-        """Eq. 3, terms 4 and 5, against the pseudo boxes, as Faster R-CNN: classification over the
-        sampled anchors, smooth L1 over the positive ones; without delta and lambda.
+        """Compute terms 4 and 5 of Eq. 3 against the pseudo boxes, without delta and lambda.
 
-        Eq. 3 multiplies both sums by the predicted p_i; the sampling takes that place here.
+        As in Faster R-CNN, the classification loss is over the sampled anchors and smooth L1 over
+        the positive ones. Eq. 3 instead multiplies both sums by the predicted p_i; sampling plays
+        that role here.
         """
         labels, boxes = self.label_anchors(outputs.anchors, pseudo_labels)
         positive = labels == 1
@@ -132,7 +139,7 @@ class PseudoLabelRPN(RPN):
     def label_anchors(
         self, anchors: list[Boxes], pseudo_labels: list[Instances]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Labels (B, A) in {-1, 0, 1}, -1: not sampled, and the matched boxes (B, A, 4)."""
+        """Return labels (B, A), -1 if not sampled, else 0 or 1, and matched boxes (B, A, 4)."""
         anchors = Boxes.cat(anchors)
         labels, boxes = match_anchors(anchors, pseudo_labels, self.anchor_matcher)
         if self.anchor_boundary_thresh >= 0:
@@ -143,7 +150,7 @@ class PseudoLabelRPN(RPN):
     def _regression_loss(
         self, outputs: RPNOutputs, boxes: torch.Tensor, positive: torch.Tensor
     ) -> torch.Tensor:
-        """The sum over positive anchors."""
+        """Return the regression loss, summed over the positive anchors."""
         if self.box_reg_loss_type != "smooth_l1":
             return _dense_box_regression_loss(
                 outputs.anchors,
@@ -160,8 +167,10 @@ class PseudoLabelRPN(RPN):
     def _targets(
         self, anchors: torch.Tensor, boxes: torch.Tensor, positive: torch.Tensor
     ) -> torch.Tensor:
-        """(B, A, 4) as ``Box2BoxTransform.get_deltas``, whose check waits for the device; 0 where
-        not positive."""
+        """Return the regression targets (B, A, 4), 0 for anchors that are not positive.
+
+        Equal to ``Box2BoxTransform.get_deltas``, whose check of its arguments waits for the device.
+        """
         boxes = torch.where(positive[..., None], boxes, anchors)
         low, size = anchors[:, :2], anchors[:, 2:] - anchors[:, :2]
         target_size = boxes[..., 2:] - boxes[..., :2]
@@ -176,7 +185,7 @@ class PseudoLabelRPN(RPN):
         num_images: int,
         num_anchors: int,
     ) -> dict[str, torch.Tensor]:
-        """N_cls and N_reg of Eq. 3."""
+        """Divide the sums by N_cls and N_reg of Eq. 3 and apply Detectron2's loss weights."""
         sampled = self.batch_size_per_image * num_images
         of_regression = num_anchors * num_images if self.reg_normalizer == "anchors" else sampled
         losses = {
@@ -192,19 +201,19 @@ class PseudoLabelRPN(RPN):
         image_size: tuple[int, int],
         cross_level_nms_thresh: float | None = None,
     ) -> Regions:
-        """The R best regions of every image.
+        """Select the R best regions of every image.
 
         Args:
-            outputs: of :meth:`forward`.
-            image_size: (H, W), which boxes are clipped to.
-            cross_level_nms_thresh: None: that of the constructor.
+            outputs: the raw outputs that :meth:`forward` returned.
+            image_size: (H, W), to which boxes are clipped.
+            cross_level_nms_thresh: replaces the constructor's threshold unless it is None.
         """
         if cross_level_nms_thresh is None:
             cross_level_nms_thresh = self.cross_level_nms_thresh
         boxes, scores = self._top_of_each_level(outputs)
         batch, num_levels, count = scores.shape
         height, width = image_size
-        # Boxes of Inf or NaN are none; if the losses are finite, training may go on.
+        # Discard non-finite boxes, so that one bad prediction does not stop training.
         usable = boxes.isfinite().all(dim=-1) & scores.isfinite()
         boxes = torch.where(usable[..., None], boxes, 0.0)
         boxes = torch.minimum(boxes.clamp_(min=0), constant((width, height) * 2, boxes.device))
@@ -226,8 +235,12 @@ class PseudoLabelRPN(RPN):
         )
 
     def _top_of_each_level(self, outputs: RPNOutputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best ``pre_nms_topk`` of each level, decoded: boxes (B, L, n, 4) and probabilities
-        (B, L, n), descending; the probability is -1 where a level has fewer."""
+        """Decode the ``pre_nms_topk`` best predictions of each level.
+
+        Returns:
+            Boxes (B, L, n, 4) and probabilities (B, L, n) in descending order; the probability is
+            -1 where a level has fewer predictions.
+        """
         most = self.pre_nms_topk[self.training]
         most = min(most, max(logits.shape[1] for logits in outputs.logits))
         anchors, deltas, scores = [], [], []
@@ -246,14 +259,14 @@ class PseudoLabelRPN(RPN):
 
 
 class _Proposals(NamedTuple):
-    """n boxes of each image: boxes (B, n, 4), scores (B, n), usable (B, n) bool."""
+    """n boxes per image: boxes (B, n, 4), scores (B, n), usable (B, n) bool."""
 
     boxes: torch.Tensor
     scores: torch.Tensor
     usable: torch.Tensor
 
     def best(self, count: int) -> "_Proposals":
-        """At most ``count`` usable ones of each image, in descending score, then the others."""
+        """Keep up to ``count`` boxes per image: usable ones by descending score, then others."""
         order = torch.where(self.usable, self.scores, -1.0).argsort(
             dim=1, descending=True, stable=True
         )[:, :count]
