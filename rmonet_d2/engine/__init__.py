@@ -1,4 +1,4 @@
-"""Training and evaluation: configs, the trainer and its hooks, and processes."""
+"""Training and evaluation: loading configs, the trainer and its hooks, and starting processes."""
 
 from rmonet_d2.engine.config import (
     check_config,

@@ -1,4 +1,4 @@
-"""Loading a config and finding what would fail later."""
+"""Loads configs and checks them for errors that would otherwise surface much later."""
 
 import difflib
 from textwrap import shorten
@@ -31,17 +31,22 @@ def _did_you_mean(name: str, known: list[str]) -> str:
 
 
 def _tuple_hint(text: str) -> str:
-    """What to write for a list of data sets that was given as one word."""
+    """Explain how to write a list of data sets, if one was given as a single word."""
     if "DATASETS." not in text or "tuple" not in text:
         return ""
-    return """ Data sets are a tuple: DATASETS.TRAIN "('NAME',)"."""
+    return """ Write data sets as a tuple: DATASETS.TRAIN "('NAME',)"."""
 
 
 def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
-    """Defaults, then a YAML file, then ``KEY VALUE`` overrides.
+    """Load a config: the defaults, then a YAML file, then ``KEY VALUE`` overrides.
+
+    Args:
+        config_file: a file, or the name of one of this project's configs; "" for none.
+        opts: alternating keys and values.
 
     Raises:
-        ConfigError: a missing file, an unknown key (with the nearest known one), or a bad value.
+        ConfigError: the file does not exist, a key is unknown (the message names the most similar
+            one), or a value is invalid.
     """
     cfg = get_cfg()
     add_rmonet_config(cfg)
@@ -70,16 +75,16 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
 
 
 def choose_device(cfg: CfgNode) -> None:
-    """Set MODEL.DEVICE to "cpu", in place, where it names a GPU and there is none."""
+    """Set MODEL.DEVICE to "cpu", in place, if it names a GPU and this machine has none."""
     if not torch.cuda.is_available() and cfg.MODEL.DEVICE.startswith("cuda"):
         cfg.MODEL.DEVICE = "cpu"
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Find what would fail later.
+    """Find errors in a config before they surface in the middle of a run.
 
     Raises:
-        ConfigError: names the key, its value, and what it may be.
+        ConfigError: a value is invalid; the message names the key, its value and the valid values.
     """
     if cfg.MODEL.SCENE.NUM_COMPONENTS < 2:
         raise ConfigError(
@@ -105,11 +110,12 @@ def check_config(cfg: CfgNode) -> None:
 
 
 def check_datasets(names: list[str]) -> None:
-    """Find a data set that is unknown or not there before hours are spent.
+    """Find unknown or missing data sets before a run starts.
 
     Raises:
-        ConfigError: a name that is not registered.
-        FileNotFoundError: files that are not there; names the command that makes them.
+        ConfigError: a name is not registered.
+        MissingFileError: the files of a data set are missing; the message names the command that
+            makes them.
     """
     for name in names:
         if is_folder(name):
@@ -122,14 +128,14 @@ def check_datasets(names: list[str]) -> None:
 
 
 def check_test_sets(names: list[str]) -> None:
-    """Find a test set without ground truth.
+    """Find test sets without ground truth.
 
     Raises:
-        ConfigError: the name of a folder of images.
+        ConfigError: a test set is a folder of images.
     """
     for name in names:
         if is_folder(name):
             raise ConfigError(
-                f'DATASETS.TEST: "{name}" has no annotations to evaluate with. Leave it out '
-                '(DATASETS.TEST "()"), and look at its objects with tools/discover.py.'
+                f'DATASETS.TEST: "{name}" has no annotations to evaluate against. Leave it out '
+                '(DATASETS.TEST "()"), and find its objects with `rmonet discover`.'
             )

@@ -1,7 +1,7 @@
-"""Reading config files: plain YAML with ``_BASE_``, and nothing that could run code.
+"""Reads config files: plain YAML with ``_BASE_``, and nothing that could run code.
 
-Detectron2 falls back to a loader that constructs arbitrary Python objects. Configs travel with
-weights, so this one accepts scalars, lists, mappings and tuples only.
+Detectron2 falls back to a loader that constructs arbitrary Python objects. Since configs are passed
+on together with weights, this loader accepts only scalars, lists, mappings and tuples.
 """
 
 import os
@@ -15,7 +15,7 @@ BASE_KEY = "_BASE_"
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML, and tuples, which Detectron2 writes into every ``config.yaml``."""
+    """Safe YAML plus tuples, which Detectron2 writes into every ``config.yaml``."""
 
 
 _PlainLoader.add_constructor(
@@ -24,10 +24,10 @@ _PlainLoader.add_constructor(
 
 
 def read_yaml(path: str | os.PathLike) -> Any:
-    """Load a file of plain YAML.
+    """Load a plain YAML file.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or holds a tag other than a tuple.
+        ConfigError: the file cannot be read, is not YAML, or has a tag other than that of a tuple.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -45,11 +45,11 @@ def read_yaml(path: str | os.PathLike) -> Any:
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """A config file as nested dicts, its ``_BASE_`` files merged in.
+    """Read a config file and its ``_BASE_`` files, merged into nested dicts.
 
     Raises:
-        ConfigError: a file is missing, unreadable or not a mapping, or its ``_BASE_`` is not the
-            name of a file or leads back to itself; names the file.
+        ConfigError: a file is missing, unreadable or not a mapping, or its ``_BASE_`` is not a file
+            name or leads back to the file itself. The message names the file.
     """
     return _read(path, ())
 
@@ -74,7 +74,7 @@ def _read(path: str, above: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _merge(tree: dict, base: dict) -> dict:
-    """``base`` with the entries of ``tree`` over it."""
+    """Overwrite ``base`` with the entries of ``tree``, in place, and return it."""
     for key, value in tree.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         base[key] = _merge(value, base[key]) if both else value

@@ -1,9 +1,9 @@
-"""The trainer, and the set-up of a program that trains.
+"""The trainer, and the setup of a training or evaluation program.
 
-Detectron2's ``DefaultTrainer`` with what unsupervised training from scratch needs: mixed precision
-on CPU and GPU, a loss check that names the term, and a resumed run that goes on exactly where the
-last one stopped. For that, every iteration draws its random numbers from (SEED, iteration),
-and the data loader starts at the first image that has not been seen.
+Extends Detectron2's ``DefaultTrainer`` by what unsupervised training from scratch needs: mixed
+precision on CPU and GPU, a loss check that names the offending term, and runs that resume exactly
+where they stopped. To make that possible, every iteration draws its random numbers from
+(SEED, iteration), and the data loader starts at the first image that has not been seen.
 """
 
 import os
@@ -37,7 +37,15 @@ from rmonet_d2.visualization.writers import PNGWriter
 
 
 def setup(args) -> CfgNode:
-    """Config of a program with Detectron2's ``default_argument_parser`` flags, frozen."""
+    """Load and check the config of a program, set up its output folder and logs, and freeze it.
+
+    Args:
+        args: parsed flags of Detectron2's ``default_argument_parser``.
+
+    Raises:
+        ConfigError: the config is invalid.
+        MissingFileError: a data set is missing.
+    """
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     check_config(cfg)
@@ -55,7 +63,7 @@ def setup(args) -> CfgNode:
 
 
 class _TrainStream:
-    """Training batches, read from ``start_iter`` on: the workers start at the first batch."""
+    """Training batches from ``start_iter`` on; workers start when the first batch is requested."""
 
     def __init__(self, cfg: CfgNode):
         self.cfg = cfg
@@ -66,9 +74,10 @@ class _TrainStream:
 
 
 class Trainer(DefaultTrainer):
-    """Detectron2's default trainer for scene decomposition models.
+    """Detectron2's ``DefaultTrainer`` for scene decomposition models.
 
-    ``resume_or_load``, ``train``, ``test``, hooks, checkpoints and output folder are Detectron2's.
+    ``resume_or_load``, ``train``, ``test``, hooks, checkpoints and the output folder work as in
+    Detectron2.
     """
 
     def __init__(self, cfg: CfgNode):
@@ -88,14 +97,14 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def train(self):
-        """Train from ``start_iter`` to the end; see :class:`SaveOnSignal` for interrupts."""
+        """Train from ``start_iter`` to the end. :class:`SaveOnSignal` handles interrupts."""
         self.train_stream.start_iter = self.start_iter
         return super().train()
 
     def build_hooks(self):
         return [*super().build_hooks(), SaveOnSignal()]
 
-    # Detectron2 0.6 forgets the optimiser in its checkpoints (later versions keep it).
+    # Detectron2 0.6 omits the optimizer from its checkpoints; later versions include it.
     def state_dict(self):
         return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
 
@@ -125,12 +134,12 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     def build_writers(self):
-        """Detectron2's writers, and one that saves pictures as PNG files."""
+        """Detectron2's writers, plus one that saves pictures as PNG files."""
         folder = self.cfg.OUTPUT_DIR
         return [
             CommonMetricPrinter(self.max_iter),
             JSONWriter(os.path.join(folder, "metrics.json")),
-            # Before TensorBoard's writer, which takes the pictures out of the storage.
+            # Must precede TensorBoard's writer, which removes the pictures from the storage.
             PNGWriter(folder),
             TensorboardXWriter(folder),
         ]

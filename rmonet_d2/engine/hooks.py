@@ -1,4 +1,4 @@
-"""Hooks of the trainer."""
+"""Trainer hooks."""
 
 import logging
 import signal
@@ -9,9 +9,9 @@ from detectron2.utils import comm
 
 
 class SaveOnSignal(HookBase):
-    """Ctrl-C and SIGTERM end training after the iteration at work, with a checkpoint.
+    """On Ctrl-C or SIGTERM, finish the current iteration, save a checkpoint and stop training.
 
-    ``--resume`` then goes on with the next iteration. A second signal ends at once.
+    ``--resume`` then continues with the next iteration. A second signal stops immediately.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -32,17 +32,17 @@ class SaveOnSignal(HookBase):
             }
 
     def after_step(self):
-        # A signal may reach the ranks in different iterations: they stop together.
+        # A signal may reach the ranks in different iterations, but they have to stop together.
         received = next((name for name in comm.all_gather(self.received) if name), None)
         if received is None:
             return
         iteration = self.trainer.iter
         if comm.is_main_process():
             self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        # None leaves while another still waits for it.
+        # No rank may leave while another one still waits for it.
         comm.synchronize()
         logging.getLogger(__name__).warning(
-            f"{received} after iteration {iteration}: saved; go on with --resume."
+            f"{received} after iteration {iteration}: saved a checkpoint; continue with --resume."
         )
         raise KeyboardInterrupt
 

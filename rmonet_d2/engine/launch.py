@@ -1,8 +1,9 @@
-"""Detectron2's ``launch``, also for machines without a GPU and for ``torchrun``.
+"""Detectron2's ``launch``, extended to machines without a GPU and to ``torchrun``.
 
-With GPUs it is Detectron2's own. Without, ``--num-gpus N`` starts N processes that share the CPU's
-cores and talk over gloo, which Detectron2 0.6 refuses. A process that ``torchrun`` has started
-joins the others. A mistake of the user in any process ends all of them with one line.
+On machines with GPUs, this calls Detectron2's own. Without GPUs, ``--num-gpus N`` starts N
+processes that share the CPU's cores and communicate over gloo, which Detectron2 0.6 refuses. A
+process that ``torchrun`` has started joins the others. A user error in any process ends all of them
+with a one-line message.
 """
 
 import gc
@@ -21,22 +22,22 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from rmonet_d2.utils.errors import UserError
 
-# Before the message of a user's mistake on its way from a process to the one that started it.
-_MARK = "[rmonet_d2: the user can mend this] "
+# Marks the message of a user error on its way from a worker process to the one that started it.
+_MARK = "[rmonet_d2 user error] "
 
 
 _LOST = (
-    "a process of another machine has ended: its output says why. Go on from the last checkpoint "
-    "in OUTPUT_DIR with --resume, on all machines."
+    "a process on another machine has ended; its output says why. Restart all machines with "
+    "--resume to continue from the last checkpoint in OUTPUT_DIR."
 )
 
 
 class WorkerError(UserError, RuntimeError):
-    """A process of a distributed run has ended early; the message says which and how."""
+    """A process of a distributed run ended early; the message says which one and how."""
 
 
 class _Guarded:
-    """A main function whose :class:`UserError` crosses the process boundary as its message."""
+    """Wraps a main function so that the message of a :class:`UserError` reaches the parent."""
 
     def __init__(self, main: Callable):
         self.main = main
@@ -55,7 +56,7 @@ class _Guarded:
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
-    """Whether a collective failed because a process at its other end is no longer there."""
+    """Return whether a collective operation failed because a peer process is gone."""
     text = str(error).lower()
     return isinstance(error, dist.DistBackendError) or ("gloo" in text and "by peer" in text)
 
@@ -64,8 +65,8 @@ def launch(main: Callable, args):
     """Run ``main(args)`` in ``args.num_gpus`` processes on each of ``args.num_machines`` machines.
 
     Args:
-        main: called with ``args``.
-        args: of Detectron2's ``default_argument_parser``.
+        main: function that each process calls with ``args``.
+        args: parsed flags of Detectron2's ``default_argument_parser``.
 
     Raises:
         WorkerError: a process was killed, or raised a :class:`UserError`.
@@ -97,8 +98,8 @@ def _how_it_ended(error: ProcessExitedException) -> str:
     code = error.exit_code
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with {code}"
     return (
-        f"process {error.error_index} of this machine {how}, and the others were stopped. Go on "
-        "from the last checkpoint in OUTPUT_DIR with --resume."
+        f"process {error.error_index} of this machine {how}, and the others were stopped. Use "
+        "--resume to continue from the last checkpoint in OUTPUT_DIR."
     )
 
 
@@ -106,7 +107,7 @@ def _launch_on_cpu(main: Callable, args) -> None:
     url = args.dist_url
     if url == "auto":
         if args.num_machines > 1:
-            raise WorkerError("--dist-url auto works on one machine only: name tcp://HOST:PORT.")
+            raise WorkerError("--dist-url auto works on one machine only: give tcp://HOST:PORT.")
         url = f"tcp://127.0.0.1:{_free_port()}"
     mp.spawn(_cpu_worker, nprocs=args.num_gpus, args=(main, args, url), daemon=False)
 
@@ -138,7 +139,7 @@ def _run_under_torchrun(main: Callable, args) -> None:
 
 
 def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: int) -> None:
-    """Join the process group, as Detectron2's ``_distributed_worker``: NCCL with GPUs, or gloo."""
+    """Join the process group like Detectron2's ``_distributed_worker``; NCCL with GPUs, or gloo."""
     has_gpu = torch.cuda.is_available()
     dist.init_process_group(
         "nccl" if has_gpu else "gloo",
@@ -158,13 +159,13 @@ def _join(url: str, rank: int, world_size: int, local_rank: int, per_machine: in
 
 
 def _run_and_leave(main: Callable, args) -> None:
-    """Run ``main``, and leave the process group: also after a run that a signal has stopped."""
+    """Run ``main``, then leave the process group, even if a signal has stopped the run."""
     interrupted = False
     try:
         main(args)
         comm.synchronize()
     except KeyboardInterrupt:
-        # Raised anew below: this one's traceback holds the model, and with it the process group.
+        # Raised anew below, because this traceback holds the model, and with it the process group.
         interrupted = True
     _leave()
     if interrupted:
@@ -172,10 +173,10 @@ def _run_and_leave(main: Callable, args) -> None:
 
 
 def _leave() -> None:
-    """Leave the process group and end gloo's threads, which Detectron2's own references keep alive.
+    """Leave the process group and end gloo's threads, which Detectron2's references keep alive.
 
-    A gloo thread that lets go of a tensor while the interpreter is being torn down aborts the
-    process after its work is done ("terminate called without an active exception").
+    A gloo thread that releases a tensor during interpreter shutdown aborts the process after all
+    work is done ("terminate called without an active exception").
     """
     dist.destroy_process_group()
     comm._LOCAL_PROCESS_GROUP = None

@@ -1,4 +1,4 @@
-"""One training step: seeded, in mixed precision, checked, clipped."""
+"""The training step: seeded, in mixed precision, checked for finite losses, with clipping."""
 
 import logging
 import math
@@ -18,20 +18,23 @@ from rmonet_d2.utils.precision import autocast_dtype, training_autocast
 
 
 def non_finite_loss(losses: dict[str, float], iteration: int) -> str | None:
-    """The message for a NaN or Inf loss, naming the terms; None when all are finite."""
+    """Return the error message for losses that are NaN or infinite, or None if all are finite."""
     bad = [f"{name} = {value}" for name, value in losses.items() if not math.isfinite(value)]
     if not bad:
         return None
     return (
-        f"iteration {iteration}: {', '.join(bad)} is not finite; training stops before the weights "
-        "are changed. The last checkpoint in OUTPUT_DIR is good: lower SOLVER.BASE_LR (SPACE's: "
-        "SOLVER.FG_LR and BG_LR) or SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or turn SOLVER.AMP off, and "
-        "start from it with --resume."
+        f"iteration {iteration}: {', '.join(bad)} is not finite; training stops before it changes "
+        "the weights. The last checkpoint in OUTPUT_DIR is sound: lower SOLVER.BASE_LR (for SPACE: "
+        "SOLVER.FG_LR and BG_LR) or SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or disable SOLVER.AMP, and "
+        "continue with --resume."
     )
 
 
 class SceneTrainer(SimpleTrainer):
-    """One training step: seeded, in mixed precision, checked, clipped."""
+    """Detectron2's ``SimpleTrainer`` with the training step of this module.
+
+    Reads the keys SEED, SOLVER.AMP, SOLVER.CLIP_GRADIENTS and SOLVER.ACCUMULATE_PARTS.
+    """
 
     def __init__(self, model, data_loader, optimizer, cfg: CfgNode):
         super().__init__(model, data_loader, optimizer)
@@ -41,8 +44,8 @@ class SceneTrainer(SimpleTrainer):
         if cfg.SOLVER.AMP.ENABLED and dtype is None:
             logging.getLogger(__name__).warning(
                 "SOLVER.AMP: this CPU has no AVX-512 and would emulate bfloat16, several times "
-                "slower than float32. Training in float32; SOLVER.AMP.EMULATED True trains in "
-                "bfloat16 all the same."
+                "slower than float32, so training uses float32. Set SOLVER.AMP.EMULATED True to "
+                "train in bfloat16 nevertheless."
             )
         self.grad_scaler = torch.amp.GradScaler(
             torch.device(cfg.MODEL.DEVICE).type, enabled=dtype == torch.float16
@@ -61,7 +64,7 @@ class SceneTrainer(SimpleTrainer):
         loss_dict = self._accumulate(data)
         self.grad_scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)
-        # The step's only read of scalars; the weights change if it finds them finite.
+        # The only host read of this step. The weights change only if all scalars are finite.
         numbers = read_deferred(**loss_dict, grad_norm=norm)
         losses = {name: numbers[name] for name in loss_dict}
         self._check(losses, numbers["grad_norm"])
@@ -71,11 +74,11 @@ class SceneTrainer(SimpleTrainer):
         self.grad_scaler.update()
 
     def _accumulate(self, data: list[dict]) -> dict[str, torch.Tensor]:
-        """Add up the gradients of all parts of a batch; returns its mean losses."""
+        """Accumulate the gradients of all parts of a batch; return the batch's mean losses."""
         size = len(data) // self.num_parts
-        total = {}
+        total: dict[str, torch.Tensor] = {}
         for part in range(self.num_parts):
-            # Processes exchange gradients once, after the last part.
+            # Processes exchange gradients only once, after the last part.
             is_last = part == self.num_parts - 1
             alone = nullcontext() if is_last or not self.is_distributed else self.model.no_sync()
             with alone, part_of_batch(part, self.num_parts):
@@ -86,14 +89,14 @@ class SceneTrainer(SimpleTrainer):
         return total
 
     def _forward(self, inputs: list[dict]) -> dict[str, torch.Tensor]:
-        # The same on all ranks and for all parts: each takes what is drawn for its images.
+        # All ranks and parts use the same seed, and each takes the numbers drawn for its images.
         torch.manual_seed((self.seed << 40) + self.iter)
         with self.autocast:
             return self.model(inputs)
 
     def _check(self, losses: dict[str, float], grad_norm: float) -> None:
         message = non_finite_loss(losses, self.iter)
-        # The loss scaler of float16 expects gradients of Inf, and skips their steps.
+        # The gradient scaler of float16 expects infinite gradients and skips their steps.
         if not message and not self.grad_scaler.is_enabled():
             message = non_finite_loss({"grad_norm": grad_norm}, self.iter)
         if message:

@@ -206,7 +206,7 @@ def test_a_machine_that_goes_ends_the_other_one(start, tmp_path):
     machines[1].wait()
     assert machines[0].wait(timeout=120) == 1
     last = logs[0].read_text().strip().splitlines()[-1]
-    assert last.startswith("error: a process of another machine has ended") and "--resume" in last
+    assert last.startswith("error: a process on another machine has ended") and "--resume" in last
     assert (out / (out / "last_checkpoint").read_text()).exists()
 
 
