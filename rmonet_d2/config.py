@@ -59,6 +59,12 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.IMAGE_SIZE = [64, 64]
     # Channel order of the model's input: "RGB" or "BGR".
     cfg.INPUT.FORMAT = "RGB"
+    # Image files with more than 8 bits per value (16-bit, 32-bit and floating-point files) are
+    # scaled to 0..255: [low, high] are the values that become 0 and 255. [] chooses them for each
+    # image alone, which removes differences in brightness between images.
+    cfg.INPUT.VALUE_RANGE = []
+    # RGB color behind the transparent pixels of images with an alpha channel.
+    cfg.INPUT.ALPHA_BACKGROUND = [255, 255, 255]
     cfg.INPUT.RANDOM_FLIP = "none"
     # What training does with image files that cannot be read: stop with an "error", or "skip" them
     # and name each file once. Evaluation always stops.

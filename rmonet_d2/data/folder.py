@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from PIL import Image, UnidentifiedImageError
 
+from rmonet_d2.data.image_files import IMAGE_SUFFIXES, find_images
+from rmonet_d2.data.image_reader import UnreadableImageError, check_header, printable
 from rmonet_d2.utils.errors import MissingFileError, UserError
 
 FOLDER_PREFIX = "folder:"
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _THREADS = 8
 # A message names at most this many unreadable files.
 _LISTED = 20
@@ -26,19 +26,6 @@ _LISTED = 20
 
 class EmptyDatasetError(UserError, ValueError):
     """A data set has no images; the message names it."""
-
-
-def find_images(folder: str | os.PathLike[str]) -> list[str]:
-    """Return the sorted paths of all visible image files in a folder and its subfolders."""
-    found: list[str] = []
-    for path, folders, files in os.walk(os.fspath(folder), followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(path, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-        ]
-    return sorted(found)
 
 
 def unreadable_images(files: list[str]) -> dict[str, str]:
@@ -49,13 +36,10 @@ def unreadable_images(files: list[str]) -> dict[str, str]:
 
     def fault(file: str) -> str | None:
         try:
-            with Image.open(file):
-                return None
-        except UnidentifiedImageError:
-            return "not in an image format that Pillow knows"
-        # Pillow raises SyntaxError for some damaged PNG files.
-        except (OSError, ValueError, SyntaxError) as error:
-            return str(error)
+            check_header(file)
+        except UnreadableImageError as error:
+            return error.reason
+        return None
 
     with ThreadPoolExecutor(_THREADS) as pool:
         faults = pool.map(fault, files)
@@ -64,7 +48,7 @@ def unreadable_images(files: list[str]) -> dict[str, str]:
 
 def describe_unreadable(faults: dict[str, str], total: int) -> str:
     """Describe the files that :func:`unreadable_images` found, in one message."""
-    lines = [f"  {file}: {why}" for file, why in list(faults.items())[:_LISTED]]
+    lines = [f"  {printable(file)}: {why}" for file, why in list(faults.items())[:_LISTED]]
     if len(faults) > _LISTED:
         lines.append(f"  and {len(faults) - _LISTED} more")
     return "\n".join([f"{len(faults)} of {total} files cannot be read as images:", *lines])

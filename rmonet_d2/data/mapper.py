@@ -1,6 +1,8 @@
 """Maps records to model inputs without ground truth: models see images only."""
 
 import logging
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -9,18 +11,15 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils
 
+from rmonet_d2.data.image_reader import WHITE, UnreadableImageError, printable, read_image
 from rmonet_d2.datasets.packed import PackedImageError, is_packed, read_packed
-from rmonet_d2.utils.errors import ConfigError, UserError
+from rmonet_d2.utils.errors import ConfigError
 
 # The coarsest feature map that the regions are masked on has stride 32.
 SIZE_DIVISOR = 32
 # The entries of a record that are kept; none of them is ground truth.
 RECORD_KEYS = ("file_name", "image_id", "height", "width")
 ON_UNREADABLE = ("error", "skip")
-
-
-class UnreadableImageError(UserError, RuntimeError):
-    """An image cannot be read; the message names its file and says what to do."""
 
 
 def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVISOR) -> None:
@@ -43,14 +42,47 @@ def check_image_size(size: tuple[int, int] | list[int], divisor: int = SIZE_DIVI
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize an (H, W, C) uint8 image to ``size`` (H', W') without keeping its aspect ratio.
 
-    Enlarges bilinearly. If a side shrinks, pixels are averaged over their area instead, because
-    bilinear sampling would skip some of them.
+    A side that grows is interpolated linearly. A side that shrinks is averaged over the area of
+    its new pixels, because interpolation would skip some of the old ones; OpenCV does so only if
+    no side grows, so that the shrinking side comes first.
     """
-    if image.shape[:2] == tuple(size):
-        return image
-    shrinks = image.shape[0] > size[0] or image.shape[1] > size[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (size[1], size[0]), interpolation=method)
+    height, width = image.shape[:2]
+    smaller = (min(height, size[0]), min(width, size[1]))
+    if smaller != (height, width):
+        image = cv2.resize(image, smaller[::-1], interpolation=cv2.INTER_AREA)
+    if smaller != tuple(size):
+        image = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return image
+
+
+def check_value_range(value_range: Sequence[float]) -> tuple[float, float] | None:
+    """INPUT.VALUE_RANGE as ``read_image`` takes it: None for an empty one.
+
+    Raises:
+        ConfigError: neither empty nor two finite numbers, the smaller one first.
+    """
+    if not len(value_range):
+        return None
+    numbers = [v for v in value_range if isinstance(v, (int, float)) and math.isfinite(v)]
+    if len(value_range) != 2 or len(numbers) != 2 or numbers[0] >= numbers[1]:
+        raise ConfigError(
+            f"INPUT.VALUE_RANGE is {list(value_range)}: it must be [] or [low, high], two numbers."
+        )
+    return float(numbers[0]), float(numbers[1])
+
+
+def check_background(color: Sequence[int]) -> tuple[int, int, int]:
+    """INPUT.ALPHA_BACKGROUND as ``read_image`` takes it.
+
+    Raises:
+        ConfigError: not three integers of 0 to 255.
+    """
+    if len(color) != 3 or any(not isinstance(v, int) or not 0 <= v <= 255 for v in color):
+        raise ConfigError(
+            f"INPUT.ALPHA_BACKGROUND is {list(color)}: it must be [red, green, blue], each an "
+            "integer of 0 to 255."
+        )
+    return tuple(color)
 
 
 class UnlabelledMapper:
@@ -62,6 +94,8 @@ class UnlabelledMapper:
     Args:
         image_size: (H, W) of the model's input, multiples of 32.
         image_format: "RGB" or "BGR".
+        value_range: the values of deep images that become 0 and 255; () chooses them per image.
+        background: RGB color behind transparent pixels.
         on_unreadable: what to do with unreadable images: raise an "error", or "skip" them, which
             logs each file once and returns None, so that the loader takes another image.
 
@@ -75,6 +109,8 @@ class UnlabelledMapper:
         *,
         image_size: tuple[int, int],
         image_format: str = "RGB",
+        value_range: Sequence[float] = (),
+        background: Sequence[int] = WHITE,
         on_unreadable: str = "error",
     ) -> None:
         check_image_size(image_size)
@@ -86,6 +122,8 @@ class UnlabelledMapper:
             )
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.image_format = image_format
+        self.value_range = check_value_range(value_range)
+        self.background = check_background(background)
         self.on_unreadable = on_unreadable
         self._listed: set[str] = set()
 
@@ -95,6 +133,8 @@ class UnlabelledMapper:
         return {
             "image_size": tuple(cfg.INPUT.IMAGE_SIZE),
             "image_format": cfg.INPUT.FORMAT,
+            "value_range": tuple(cfg.INPUT.VALUE_RANGE),
+            "background": tuple(cfg.INPUT.ALPHA_BACKGROUND),
             "on_unreadable": cfg.INPUT.UNREADABLE if is_train else "error",
         }
 
@@ -111,15 +151,15 @@ class UnlabelledMapper:
                 if self.image_format == "BGR":
                     image = image[:, :, ::-1]
             else:
-                image = detection_utils.read_image(name, format=self.image_format)
+                image = read_image(name, self.image_format, self.value_range, self.background)
             detection_utils.check_image_size(record, image)
         except PackedImageError as error:
             raise UnreadableImageError(str(error)) from error
-        # Pillow raises SyntaxError for some damaged PNG files.
-        except (OSError, ValueError, SyntaxError) as error:
+        except (UnreadableImageError, detection_utils.SizeMismatchError) as error:
+            named = isinstance(error, UnreadableImageError)
             raise UnreadableImageError(
-                f"{name}: cannot be read as an image ({error}). Replace or remove the file, or "
-                "train without such files by INPUT.UNREADABLE skip"
+                f"{error if named else f'{printable(name)}: {error}'}. Replace or remove the file, "
+                "or train without such files by INPUT.UNREADABLE skip"
             ) from error
         return image
 
