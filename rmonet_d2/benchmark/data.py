@@ -36,7 +36,9 @@ def write_photos(folder: Path, count: int) -> str:
     for i in range(count):
         # Coarse noise enlarged, and fine noise on it: files of about 60 to 90 KiB, as COCO's.
         coarse = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
-        pixels = np.asarray(Image.fromarray(coarse).resize(PHOTO_SIZE, Image.BICUBIC), np.int16)
+        pixels = np.asarray(
+            Image.fromarray(coarse).resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.int16
+        )
         fine = generator.normal(0, 6, pixels.shape)
         photo = Image.fromarray(np.clip(pixels + fine, 0, 255).astype(np.uint8))
         photo.save(folder / f"{i:04d}.jpg", quality=85)

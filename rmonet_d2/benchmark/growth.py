@@ -83,8 +83,8 @@ def measure_growth(
 
 def fitted(work_done: list[float], cost: list[float], power: float) -> np.ndarray:
     """The costs of the fit with the exponent ``power``, through the points' mean in logarithms."""
-    work_done, cost = np.log(work_done), np.log(cost)
-    return np.exp(cost.mean() + power * (work_done - work_done.mean()))
+    log_work, log_cost = np.log(work_done), np.log(cost)
+    return np.exp(log_cost.mean() + power * (log_work - log_work.mean()))
 
 
 def growth_figure(found: dict[str, dict]) -> Figure:

@@ -1,5 +1,7 @@
 """Inference of this project's systems beside Detectron2's own Mask R-CNN."""
 
+from collections.abc import Callable
+
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
@@ -64,16 +66,18 @@ def time_inference(
         {title: {"fp32": images/s, "bf16": images/s}}; Mask R-CNN, some of whose operators have no
         bfloat16 on the CPU, in float32 alone.
     """
-    runs, first = {}, None
+    runs: dict[tuple[str, str], Callable[[], None]] = {}
+    steps = []
     for title, (file_name, overrides) in configs.items():
         for kind, precision in (("fp32", FP32), ("bf16", BF16)):
             step = Step(config_of(file_name, [*overrides, *opts, *precision]))
             step.model.eval()
             runs[title, kind] = step.infer
-            first = first or step
+            steps.append(step)
+    first = steps[0]
     runs[MASK_RCNN, "fp32"] = MaskRCNN(first.cfg).infer
     timings = side_by_side(runs, repeats, warmup=1, device=first.device)
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for (title, kind), timing in timings.items():
         found.setdefault(title, {})[kind] = len(first.inputs) / timing.median
     return found

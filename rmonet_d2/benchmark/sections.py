@@ -68,7 +68,7 @@ def parts(args) -> dict:
     return found
 
 
-def pseudo_labels(args) -> dict:
+def pseudo_labels(args) -> list[dict]:
     device = torch.device(args.device)
     rows = []
     for size, components, cumulative in ((64, 6, False), (64, 6, True), (128, 7, False)):
@@ -191,7 +191,7 @@ def peers(args) -> dict:
     return rates
 
 
-def matmul(args) -> dict:
+def matmul(args) -> list[dict]:
     device = torch.device(args.device)
     size = machine.matmul_size(device)
     rates = machine.matmul_rates(device, size, args.repeats)

@@ -2,10 +2,11 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 # Marks the parts of a Stopwatch among the events of PyTorch's profiler.
 _PART = "part: "
 CPU = torch.device("cpu")
+Name = TypeVar("Name", bound=Hashable)
 
 
 def synchronize(device: torch.device) -> None:
@@ -38,12 +40,12 @@ class Timing:
 
 
 def side_by_side(
-    functions: dict[str, Callable[[], object]],
+    functions: Mapping[Name, Callable[[], object]],
     repeats: int,
     warmup: int = 2,
     device: torch.device = CPU,
     turn: int = 3,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Time functions in turns, so that what else the machine does hits all of them alike.
 
     Args:
@@ -54,7 +56,7 @@ def side_by_side(
         turn: calls of one function in a row; the first of them, with the other functions' data in
             the caches, is not timed.
     """
-    seconds = {name: [] for name in functions}
+    seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         for _ in range(warmup):
             function()
@@ -75,7 +77,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self.seconds = defaultdict(list)
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def part(self, name: str):

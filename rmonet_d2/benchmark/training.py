@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -115,7 +116,9 @@ def time_steps(steps: dict[str, Step], repeats: int, training: bool) -> dict[str
     """Steps side by side; returns what :func:`compare` does."""
     for step in steps.values():
         step.model.train(training)
-    runs = {name: step if training else step.infer for name, step in steps.items()}
+    runs: dict[str, Callable[[], None]] = {
+        name: step if training else step.infer for name, step in steps.items()
+    }
     first = next(iter(steps.values()))
     timings = side_by_side(runs, repeats, device=first.device)
     return {

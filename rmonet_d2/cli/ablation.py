@@ -28,7 +28,7 @@ EXAMPLE = """\
     python tools/ablation.py recipe no_region_warmup --max-iter 3000 --opts SEED 2
 """
 # Name: (what is switched off, overrides).
-VARIANTS = {
+VARIANTS: dict[str, tuple[str, list]] = {
     "recipe": ("nothing", []),
     "no_region_warmup": (
         "random regions at the start",

@@ -119,9 +119,10 @@ def run_program(
         go_on: printed after an interrupt: what an interrupted user can do.
         errors: exceptions besides :class:`UserError` whose message is enough.
     """
+    expected: tuple[type[Exception], ...] = (UserError, *errors)
     try:
         return work(args) or 0
-    except (UserError, *errors) as error:
+    except expected as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

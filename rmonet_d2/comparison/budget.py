@@ -34,9 +34,9 @@ class Budget:
         that the learning-rate schedule can end with it; the time that training really took is in
         its log. Evaluations are not counted.
         """
-        if self.images is not None:
-            return max(1, self.images // batch_size)
-        return max(1, round(self.seconds / seconds_per_step()))
+        if self.seconds is not None:
+            return max(1, round(self.seconds / seconds_per_step()))
+        return max(1, (self.images or 0) // batch_size)
 
 
 def parse_budget(text: str) -> Budget:

@@ -100,7 +100,7 @@ def run_system(name: str, args, plan: dict) -> None:
     if os.path.isfile(os.path.join(folder, "model_final.pth")) and run.results:
         return
     period = max(1, -(-steps // EVALUATIONS))
-    opts = ["SOLVER.MAX_ITER", steps, "SOLVER.MAX_EPOCHS", 0.0, "TEST.EVAL_PERIOD", period]
+    opts: list = ["SOLVER.MAX_ITER", steps, "SOLVER.MAX_EPOCHS", 0.0, "TEST.EVAL_PERIOD", period]
     train_net(name, args, folder, "--resume", opts=opts)
 
 

@@ -10,10 +10,10 @@ _CLEVR_DATA = [
     *("DATASETS.TRAIN", "('clevr_train',)"),
     *("DATASETS.TEST", "('clevr_test',)"),
 ]
-_CLEVR_K = ["MODEL.SCENE.NUM_COMPONENTS", 7]
+_CLEVR_K: list = ["MODEL.SCENE.NUM_COMPONENTS", 7]
 # The median object is 12 pixels of 64 wide, a sprite 17: one of the quick config's 4x4 cells took
 # two neighbours (docs/experiments.md, 2026-11-28). The grid is the paper's.
-_CLEVR_CELLS = ["MODEL.SPACE.GRID_SIZE", 8, "MODEL.SPACE.SCALE_MEAN", "[-1.0, -1.5, 0, 1000]"]
+_CLEVR_CELLS: list = ["MODEL.SPACE.GRID_SIZE", 8, "MODEL.SPACE.SCALE_MEAN", "[-1.0, -1.5, 0, 1000]"]
 _CLEVR_SCALES = ["MODEL.SCENE.SIGMA_BG", 0.06, "MODEL.SCENE.SIGMA_FG", 0.10]
 
 
@@ -42,7 +42,7 @@ class System:
         """
         if full:
             return os.path.join("configs", f"{dataset}_{self.name}.yaml"), []
-        overrides = []
+        overrides: list = []
         if dataset == "clevr":
             overrides += _CLEVR_DATA
             # SPACE exports as many objects on both, and neither has the scales of the MONets.

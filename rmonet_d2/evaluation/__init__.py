@@ -1,4 +1,4 @@
-"""How well scenes are decomposed: ARI and its companions, beside Detectron2's COCO AP."""
+"""Evaluation of scene decomposition: ARI and related metrics, beside Detectron2's COCO AP."""
 
 import detectron2  # noqa: F401  (registers this project first, see utils/registration.py)
 

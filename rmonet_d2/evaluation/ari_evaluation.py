@@ -1,4 +1,4 @@
-"""The decomposition evaluator: foreground ARI and its companions, as a ``DatasetEvaluator``."""
+"""The decomposition evaluator: foreground ARI and related metrics, as a ``DatasetEvaluator``."""
 
 import itertools
 import json
@@ -28,7 +28,7 @@ from rmonet_d2.evaluation.metrics import (
 )
 from rmonet_d2.utils.run_log import PER_IMAGE_FILE
 
-# Name in the results, name in the per-image file.
+# Name in the results -> name in the per-image file.
 _FIGURES = {
     "ARI": "ari",
     "ARI_all": "ari_all",
@@ -39,7 +39,12 @@ _FIGURES = {
 
 
 def decode_segmentation(segmentation: dict | list, size: tuple[int, int]) -> np.ndarray:
-    """A COCO segmentation (polygons, or RLE with counts as list, str or bytes) -> (H, W) bool."""
+    """Decode a COCO segmentation to an (H, W) bool mask.
+
+    Args:
+        segmentation: polygons, or RLE with counts as list, str or bytes.
+        size: (H, W) of the image.
+    """
     if isinstance(segmentation, list):
         rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
     elif isinstance(segmentation["counts"], list):
@@ -50,18 +55,20 @@ def decode_segmentation(segmentation: dict | list, size: tuple[int, int]) -> np.
 
 
 class GroundTruth:
-    """True object masks by image id; the records are read once, masks decoded when asked for."""
+    """True object masks by image id; records are read once, and masks decoded on request."""
 
     def __init__(self, dataset_name: str):
         self.dataset_name = dataset_name
         self._records: dict | None = None
 
     def masks(self, image_id: int | str) -> np.ndarray:
-        """(N, H, W) bool in the order of the annotations; crowd regions are left out.
+        """Return the masks of an image: (N, H, W) bool in the order of its annotations.
+
+        Crowd regions are left out.
 
         Raises:
-            KeyError: an image that the data set does not have.
-            ValueError: a record without annotations or masks.
+            KeyError: the data set has no such image.
+            ValueError: the image has no annotations, or an annotation has no mask.
         """
         if self._records is None:
             self._records = {r["image_id"]: r for r in DatasetCatalog.get(self.dataset_name)}
@@ -70,15 +77,15 @@ class GroundTruth:
         record = self._records[image_id]
         if "annotations" not in record:
             raise ValueError(
-                f'image_id {image_id!r} of "{self.dataset_name}" has no annotations: the '
-                "decomposition can only be evaluated where the true masks are known."
+                f'image_id {image_id!r} of "{self.dataset_name}" has no annotations: a '
+                "decomposition can only be evaluated if the true masks are known."
             )
         size = (record["height"], record["width"])
         objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
         if any("segmentation" not in a for a in objects):
             raise ValueError(
                 f'image_id {image_id!r} of "{self.dataset_name}" has an annotation without '
-                '"segmentation": ARI needs masks, boxes are not enough.'
+                '"segmentation": ARI needs masks; boxes are not enough.'
             )
         masks = [decode_segmentation(a["segmentation"], size) for a in objects]
         return np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
@@ -87,29 +94,31 @@ class GroundTruth:
 class ARIEvaluator(DatasetEvaluator):
     """Compares the K masks of each image with the true objects (Sec. 4, Table 1).
 
-    Protocol: a pixel belongs to the component with the largest mask, the background being one of
-    the K. Masks of another size than the ground truth are resized bilinearly before the argmax.
-    Where true masks overlap, the later annotation is on top; crowd regions are ignored. Figures
-    are computed per image and averaged; images without a true object count for MSE and ARI_all
-    only, and their number is reported.
+    Protocol: each pixel is assigned to the component with the largest mask; the background is one
+    of the K components, the last one. Masks whose size differs from the ground truth's are resized
+    bilinearly before the argmax. Where true masks overlap, the later annotation is on top; crowd
+    regions are ignored. Metrics are computed per image and averaged over the images. Images without
+    a true object enter only MSE and ARI_all, and their number is reported.
 
     Results, under "decomposition":
-        ARI: foreground ARI, the paper's figure, at most 1.
-        ARI_all: ARI over all pixels, which also sees masks that leak into the background.
-        mBO: mean best overlap, the highest IoU of each true object with any component, in [0, 1].
-        MSE: of the reconstruction, for colours in [0, 1], at the model's input size.
-        consistency: mean IoU of the two boxes of each object found, the RPN's and the tight one of
-            its mask, in [0, 1]: the paper's thesis as a number. nan for a model with one kind.
-        num_images, num_without_objects: images evaluated, and those of them without objects.
-    Under "errors", in percent: what is wrong with how many objects, and where pixels are lost, see
-    :func:`rmonet_d2.evaluation.error_analysis.count_errors`. The background is the last component.
+        ARI: foreground ARI, the paper's metric, at most 1.
+        ARI_all: ARI over all pixels, which also penalizes masks that leak into the background.
+        mBO: mean best overlap: the highest IoU of each true object with any component, in [0, 1].
+        MSE: mean squared error of the reconstruction, for colors in [0, 1], at the model's input
+            size.
+        consistency: mean IoU between the two boxes of each found object, the RPN's and the tight
+            box of its mask, in [0, 1]. It measures the paper's thesis that the two agree. nan for
+            models with only one kind of box.
+        num_images, num_without_objects: number of evaluated images, and of those without objects.
+    Under "errors", in percent: kinds of error and where pixels are lost, see
+    :func:`rmonet_d2.evaluation.error_analysis.count_errors`.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True, output_dir: str | None = None):
         """
         Args:
-            dataset_name: a name in DatasetCatalog whose records have masks.
-            distributed: gather the figures of all ranks; otherwise only this process's count.
+            dataset_name: name in DatasetCatalog of a data set with masks.
+            distributed: gather the metrics of all ranks; otherwise only use this process's.
             output_dir: folder for ``decomposition_per_image.json``; None writes nothing.
         """
         self._dataset_name = dataset_name
@@ -120,17 +129,18 @@ class ARIEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._figures = []
+        self._figures: list[dict] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """
+        """Evaluate the outputs for a batch of images.
+
         Args:
             inputs: dicts with "image_id" and "image" (3, H, W) in 0..255.
             outputs: dicts with "masks" (K, H, W), and optionally "reconstruction" (3, H, W) in
                 [0, 1] and "instances" with ``proposal_boxes`` and ``mask_boxes``.
 
         Raises:
-            ValueError: an output without masks.
+            ValueError: an output has no masks.
         """
         for item, output in zip(inputs, outputs, strict=True):
             if "masks" not in output:
@@ -159,7 +169,7 @@ class ARIEvaluator(DatasetEvaluator):
         }
 
     def evaluate(self) -> dict:
-        """Gather, average, log and write. All ranks but the main one return {}."""
+        """Gather, average, log and write the metrics. All ranks but the main one return {}."""
         figures = self._figures
         if self._distributed:
             comm.synchronize()
@@ -176,18 +186,23 @@ class ARIEvaluator(DatasetEvaluator):
         errors = error_shares([{name: f[name] for name in COUNTS} for f in figures])
         self._logger.info(f"Errors in {self._dataset_name}, %:\n" + create_small_table(errors))
         if self._output_dir:
-            self._write(figures)
+            self._write(self._output_dir, figures)
         return {"decomposition": results, "errors": errors}
 
-    def _write(self, figures: list[dict]) -> None:
-        PathManager.mkdirs(self._output_dir)
+    def _write(self, folder: str, figures: list[dict]) -> None:
+        PathManager.mkdirs(folder)
         rows = [{k: _json_number(v) for k, v in f.items()} for f in figures]
-        with PathManager.open(os.path.join(self._output_dir, PER_IMAGE_FILE), "w") as file:
+        with PathManager.open(os.path.join(folder, PER_IMAGE_FILE), "w") as file:
             json.dump(rows, file)
 
 
 def winning_components(masks: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Soft masks (K, h, w) -> the component that wins each pixel, (H, W) int of ``size``."""
+    """Return the component that wins each pixel, (H, W) int, from soft masks (K, h, w).
+
+    Args:
+        masks: soft masks, resized bilinearly if necessary.
+        size: (H, W) of the result.
+    """
     masks = masks.detach().float().cpu()
     if tuple(masks.shape[-2:]) != tuple(size):
         masks = F.interpolate(masks[None], size=tuple(size), mode="bilinear", align_corners=False)[
@@ -204,7 +219,7 @@ def _image_mse(image: torch.Tensor, reconstruction: torch.Tensor | None) -> floa
 
 
 def _box_consistency(instances: Instances | None) -> float:
-    """Mean IoU of proposal and mask boxes over the objects of one image; nan without any."""
+    """Return the mean IoU of proposal and mask boxes over an image's objects; nan without any."""
     if instances is None or not instances.has("proposal_boxes") or not len(instances):
         return float("nan")
     iou = matched_pairwise_iou(instances.proposal_boxes, instances.mask_boxes)

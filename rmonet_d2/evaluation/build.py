@@ -1,4 +1,4 @@
-"""The evaluators of a data set: Detectron2's COCO AP and this project's decomposition figures."""
+"""The evaluators of a data set: Detectron2's COCO AP and this project's decomposition metrics."""
 
 import itertools
 import json
@@ -14,22 +14,22 @@ from pycocotools.cocoeval import COCOeval
 
 from rmonet_d2.evaluation.ari_evaluation import ARIEvaluator
 
-# Name in the results, field of the instances.
+# Name in the results -> field of the instances.
 BOX_FIELDS = {"bbox_proposal": "proposal_boxes", "bbox_mask": "mask_boxes"}
 
 
 class ObjectCOCOEvaluator(COCOEvaluator):
-    """``COCOEvaluator`` for unlabelled discovery: bbox and segm AP of one class, "object".
+    """``COCOEvaluator`` for object discovery: bbox and segm AP of a single class, "object".
 
     It differs from its base class in four points:
-        - every true category counts as the same class (Sec. 4: "all foreground objects will be
+        - all true categories count as the same class (Sec. 4: "all foreground objects will be
           treated as the same class");
-        - AP is that of the images that were evaluated, so that TEST.MAX_IMAGES does not turn the
-          others into misses;
-        - a model that finds nothing has an AP of 0 rather than nan;
-        - beside the exported boxes ("bbox") both of an object's boxes are evaluated, whichever of
-          them MODEL.SCENE.BOX_SOURCE exports: "bbox_proposal" (the RPN's t_k) and "bbox_mask"
-          (tight around m_k). A model that does not give these boxes has no such results.
+        - AP is computed over the evaluated images only, so that TEST.MAX_IMAGES does not turn the
+          objects of all other images into misses;
+        - a model that finds nothing has an AP of 0 instead of nan;
+        - in addition to the boxes that MODEL.SCENE.BOX_SOURCE selects ("bbox"), both boxes of each
+          object are evaluated: "bbox_proposal" (the RPN's t_k) and "bbox_mask" (tight around m_k).
+          Models that lack these boxes lack these results.
     """
 
     def __init__(
@@ -42,7 +42,8 @@ class ObjectCOCOEvaluator(COCOEvaluator):
     ):
         """
         Args:
-            dataset_name: a name in MetadataCatalog, with a COCO "json_file" or convertible to it.
+            dataset_name: name in MetadataCatalog of a data set that has a COCO "json_file" or can
+                be converted to COCO's format.
             distributed, output_dir, tasks: as in ``COCOEvaluator``.
             **kwargs: other options of ``COCOEvaluator``.
         """
@@ -54,7 +55,7 @@ class ObjectCOCOEvaluator(COCOEvaluator):
             use_fast_impl=False,
             **kwargs,
         )
-        self._evaluated_ids = None
+        self._evaluated_ids: list[int] = []
         self._merge_categories()
 
     def _merge_categories(self) -> None:
@@ -71,7 +72,7 @@ class ObjectCOCOEvaluator(COCOEvaluator):
         self._coco_api.createIndex()
 
     def evaluate(self) -> dict:
-        """COCO metrics of the processed images, in percent; {} on all ranks but the main one."""
+        """Return COCO's metrics in percent; {} on all ranks but the main one."""
         ids = [prediction["image_id"] for prediction in self._predictions]
         if self._distributed:
             ids = list(itertools.chain(*comm.gather(ids, dst=0)))
@@ -79,7 +80,7 @@ class ObjectCOCOEvaluator(COCOEvaluator):
         return super().evaluate(img_ids=self._evaluated_ids)
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """As ``COCOEvaluator``; keeps both boxes of each object where the instances have them."""
+        """As in ``COCOEvaluator``, and also keep both boxes of each object, if there are two."""
         for item, output in zip(inputs, outputs, strict=True):
             super().process([item], [output])
             instances = output.get("instances")
@@ -103,7 +104,7 @@ class ObjectCOCOEvaluator(COCOEvaluator):
                 self._results[name] = self._results_of_boxes(name, entries, boxes)
 
     def _results_of_boxes(self, name: str, entries: list[dict], boxes: list) -> dict:
-        """COCO's figures for detections with other boxes than the exported ones."""
+        """Return COCO's metrics of the detections with these boxes in place of their own."""
         if "bbox" in self._results and [entry["bbox"] for entry in entries] == boxes:
             return self._results["bbox"]
         found = [{**entry, "bbox": box} for entry, box in zip(entries, boxes, strict=True)]
@@ -112,15 +113,15 @@ class ObjectCOCOEvaluator(COCOEvaluator):
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         if coco_eval is None:
             self._logger.warning(
-                f"{iou_type}: the model found no object in {len(self._evaluated_ids)} images; its "
-                "AP is 0."
+                f"{iou_type}: the model found no objects in {len(self._evaluated_ids)} images, so "
+                "its AP is 0."
             )
             coco_eval = self._coco_eval([], "segm" if iou_type == "segm" else "bbox")
         task = "segm" if iou_type == "segm" else "bbox"
         return super()._derive_coco_results(coco_eval, task, class_names=None)
 
     def _coco_eval(self, entries: list[dict], iou_type: str) -> COCOeval:
-        """pycocotools' evaluation of detections; ``COCO.loadRes`` cannot load an empty list."""
+        """Run pycocotools' evaluation; ``COCO.loadRes`` alone could not load an empty list."""
         if entries:
             found = self._coco_api.loadRes(entries)
         else:
@@ -138,16 +139,17 @@ class ObjectCOCOEvaluator(COCOEvaluator):
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluators:
-    """COCO AP for boxes and masks, AP of both kinds of boxes, then the decomposition figures.
+    """Build the evaluator of a data set: COCO AP of masks and all kinds of boxes, ARI and more.
 
     Args:
-        cfg: reads TEST.DETECTIONS_PER_IMAGE.
+        cfg: config, of which this reads TEST.DETECTIONS_PER_IMAGE.
         dataset_name: a registered data set with masks.
-        output_folder: gets ``coco_instances_results.json`` and ``decomposition_per_image.json``.
+        output_folder: folder for ``coco_instances_results.json`` and
+            ``decomposition_per_image.json``.
 
     Returns:
-        An evaluator with results "bbox" (the exported boxes), "segm", "bbox_proposal" and
-        "bbox_mask" (percent), and "decomposition" (see :class:`ARIEvaluator`).
+        An evaluator with the results "bbox" (the reported boxes), "segm", "bbox_proposal" and
+        "bbox_mask" (all in percent), "decomposition" and "errors" (see :class:`ARIEvaluator`).
     """
     options = {"max_dets_per_image": cfg.TEST.DETECTIONS_PER_IMAGE}
     return DatasetEvaluators(
@@ -159,6 +161,6 @@ def build_evaluator(
 
 
 def write_results(output_dir: str, results: dict) -> None:
-    """Write the results of an evaluation without training to ``output_dir/eval_results.json``."""
+    """Write the results of an evaluation-only run to ``output_dir/eval_results.json``."""
     with PathManager.open(os.path.join(output_dir, "eval_results.json"), "w") as file:
         json.dump(results, file, indent=1)

@@ -1,13 +1,13 @@
-"""Kinds of error of a decomposition, counted: what to look at when an ARI is below 1.
+"""Counts kinds of errors in a decomposition, which explain why an ARI is below 1.
 
 Shape shorthand: N true objects, H, W the image's size.
 """
 
 import numpy as np
 
-# An object is split if a second component has at least this part of its pixels.
+# An object is split if a second component has at least this fraction of its pixels.
 SPLIT_SHARE = 0.15
-# Counts of one image; objects first, then pixels of objects.
+# The counts of an image: objects first, then pixels of objects.
 COUNTS = (
     "objects",
     "missed",
@@ -22,25 +22,27 @@ COUNTS = (
 
 
 def interior(mask: np.ndarray) -> np.ndarray:
-    """Pixels of a mask (H, W) whose four neighbours belong to it too; outside the image none do."""
+    """Return the pixels of a mask (H, W) whose four neighbors are in the mask and in the image."""
     padded = np.pad(mask, 1)
     return mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
 
 
 def count_errors(true_masks: np.ndarray, pred: np.ndarray, background: int) -> dict[str, int]:
-    """Errors of one image.
+    """Count the errors in one image.
+
+    The main component of an object is the one that wins the largest number of its pixels.
 
     Args:
-        true_masks: (N, H, W) bool, the visible pixels of each object; empty ones are left out.
+        true_masks: (N, H, W) bool, the visible pixels of each object; empty masks are ignored.
         pred: (H, W) int, the component that wins each pixel.
-        background: the component that is the background.
+        background: index of the background component.
 
     Returns:
-        The names of ``COUNTS``. An object is *missed* if most of its pixels are the background's,
-        *merged* if a larger object has the same component as most of it, *split* if a second
-        component has ``SPLIT_SHARE`` of it. Pixels are lost to the background or to others than
-        the object's main component (if that is not the background), on its border (next to pixels
-        that are not the object's) or inside.
+        {name in ``COUNTS``: number}. An object is *missed* if its main component is the background,
+        *merged* if it shares its main component with a larger object, and *split* if a second
+        foreground component has at least ``SPLIT_SHARE`` of its pixels. Its pixels are lost to the
+        background, or to foreground components other than the main one; they are counted separately
+        on the object's border (next to a pixel outside the object) and inside.
     """
     counts = dict.fromkeys(COUNTS, 0)
     owners = set()
@@ -72,9 +74,12 @@ def _count_pixels(counts, mask, pred, main, background) -> None:
 
 
 def error_shares(counts: list[dict[str, int]]) -> dict[str, float]:
-    """Counts of many images -> percent of the objects, or of the objects' pixels; nan without."""
+    """Sum up the counts of images, as percentages of all objects or of all their pixels.
+
+    "objects" is their number. Percentages are nan if there are no objects.
+    """
     total = {name: sum(image[name] for image in counts) for name in COUNTS}
-    shares = {"objects": total["objects"]}
+    shares: dict[str, float] = {"objects": total["objects"]}
     for name in COUNTS[1:]:
         whole = total["objects" if name in ("missed", "merged", "split") else "pixels"]
         if name != "pixels":

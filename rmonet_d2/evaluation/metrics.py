@@ -1,4 +1,4 @@
-"""Figures of scene decomposition, in numpy and float64.
+"""Metrics of scene decomposition, in NumPy and float64.
 
 Shape shorthand:
     P: pixels.  H, W: image size.  N: true objects.  M: predicted segments.
@@ -9,7 +9,11 @@ import numpy as np
 
 
 def contingency_table(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Pixels of each pair of clusters: labels (P,), (P,) -> counts (true ids, predicted ids)."""
+    """Count the pixels of each pair of clusters: labels (P,), (P,) -> (true ids, predicted ids).
+
+    Raises:
+        ValueError: the label maps have different sizes.
+    """
     true, pred = np.ravel(true), np.ravel(pred)
     if true.shape != pred.shape:
         raise ValueError(f"label maps of {true.size} and {pred.size} pixels cannot be compared")
@@ -23,17 +27,18 @@ def contingency_table(true: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 
 def adjusted_rand_index(true: np.ndarray, pred: np.ndarray) -> float:
-    """Hubert and Arabie's adjusted Rand index of two clusterings (Sec. 4).
+    """Compute Hubert and Arabie's adjusted Rand index of two clusterings (Sec. 4).
 
     Args:
         true, pred: integer labels of equal size and any shape; only equality of labels matters.
 
     Returns:
-        At most 1; about 0 for random labels, and exactly 0 when one cluster is compared with
-        several. Equal clusterings give 1, a single cluster on both sides too. No pixels: nan.
+        At most 1; about 0 for random labels, and exactly 0 if one clustering has a single cluster
+        and the other one has several. Equal clusterings give 1, also if both have a single cluster.
+        nan without pixels.
 
     Raises:
-        ValueError: label maps of different sizes.
+        ValueError: the label maps have different sizes.
     """
     table = contingency_table(true, pred)
     if table.size == 0:
@@ -52,10 +57,10 @@ def adjusted_rand_index(true: np.ndarray, pred: np.ndarray) -> float:
 
 
 def foreground_ari(true_labels: np.ndarray, pred_labels: np.ndarray) -> float:
-    """ARI of the pixels that belong to a true object (Sec. 4; the Multi-Object Datasets metric).
+    """Compute the ARI over the pixels of true objects (Sec. 4; the Multi-Object Datasets metric).
 
-    What was predicted outside the objects does not count; the predicted background is a cluster
-    like any other.
+    Predictions outside the objects do not count. The predicted background is a cluster like any
+    other.
 
     Args:
         true_labels: (H, W) int, 0 where there is no object.
@@ -71,14 +76,14 @@ def foreground_ari(true_labels: np.ndarray, pred_labels: np.ndarray) -> float:
 
 
 def mean_best_overlap(true_masks: np.ndarray, pred_masks: np.ndarray) -> float:
-    """Mean over the true objects of the highest IoU with any predicted segment.
+    """Average, over the true objects, the highest IoU with any predicted segment.
 
     Args:
-        true_masks: (N, H, W) bool; empty masks are left out.
+        true_masks: (N, H, W) bool; empty masks are ignored.
         pred_masks: (M, H, W) bool.
 
     Returns:
-        A number in [0, 1]; 0 when nothing was predicted, nan when there are no true objects.
+        A number in [0, 1]; 0 if nothing was predicted, nan if there are no true objects.
     """
     true_masks, pred_masks = np.asarray(true_masks, bool), np.asarray(pred_masks, bool)
     true_masks = true_masks[true_masks.any(axis=(1, 2))]
@@ -94,10 +99,10 @@ def mean_best_overlap(true_masks: np.ndarray, pred_masks: np.ndarray) -> float:
 
 
 def reconstruction_mse(image: np.ndarray, reconstruction: np.ndarray) -> float:
-    """Mean squared error over pixels and channels; both arrays (3, H, W) in [0, 1].
+    """Compute the mean squared error over pixels and channels of two (3, H, W) arrays in [0, 1].
 
     Raises:
-        ValueError: arrays of different shapes.
+        ValueError: the arrays have different shapes.
     """
     image = np.asarray(image, dtype=np.float64)
     reconstruction = np.asarray(reconstruction, dtype=np.float64)
@@ -106,27 +111,11 @@ def reconstruction_mse(image: np.ndarray, reconstruction: np.ndarray) -> float:
     return float(np.square(image - reconstruction).mean())
 
 
-def mask_tight_boxes(masks: np.ndarray) -> np.ndarray:
-    """Tight boxes of boolean masks: (N, H, W) -> (N, 4) float64 x0, y0, x1, y1 in pixels.
-
-    x1 and y1 are exclusive (last index + 1), so that x1 - x0 is the width. Empty masks: zeros.
-    """
-    masks = np.asarray(masks, dtype=bool)
-    boxes = np.zeros((len(masks), 4))
-    for first, axis in ((0, 1), (1, 2)):
-        occupied = masks.any(axis=axis)
-        found = occupied.any(axis=1)
-        boxes[:, first] = occupied.argmax(axis=1)
-        boxes[:, first + 2] = np.where(
-            found, occupied.shape[1] - occupied[:, ::-1].argmax(axis=1), 0
-        )
-    return boxes
-
-
 def paint_labels(masks: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Object masks (N, H, W) bool -> label map (H, W) int: 0 background, i + 1 for object i.
+    """Paint object masks (N, H, W) bool into a label map (H, W) int.
 
-    Where masks overlap, the later one is on top.
+    Labels are 0 for the background and i + 1 for object i. Where masks overlap, the later one is on
+    top.
     """
     labels = np.zeros(size, dtype=np.int64)
     for index, mask in enumerate(masks):

@@ -1,23 +1,23 @@
 """The pseudo-label hook: boxes for the RPN from the foreground masks (Sec. 3.4, App. B).
 
 Shape shorthand:
-    B: images.  R = K - 1: foreground masks m_k of an image.  H, W: image size.  N = B R masks.
+    B: images.  R = K - 1: foreground masks m_k per image.  H, W: image size.  N = B R masks.
 
-All implementations follow the same rules, and give equal boxes in the same order:
+All implementations follow the same rules and return the same boxes in the same order:
 
-1. Values of m_k below ``min_value`` become 0. A mask whose peak is below ``min_peak``, or that
-   holds a NaN or an infinity, gives no box.
-2. Multi-Otsu splits the values of each mask into classes. Class 0 is the background. A mask with
-   fewer occupied histogram bins than classes has one class per occupied bin, so a constant mask
-   gives no box.
+1. Values of m_k below ``min_value`` are set to 0. A mask gives no box if its peak is below
+   ``min_peak`` or if it contains a NaN or an infinity.
+2. Multi-Otsu splits the values of each mask into classes; class 0 is the background. If a mask has
+   fewer occupied histogram bins than classes, each occupied bin is a class of its own, so that a
+   constant mask gives no box.
 3. Boxes are tight around the 8-connected components of the pixels of one class or, if
-   ``cumulative``, of that class and the higher ones. Boxes with a side below ``min_size`` pixels,
-   with h / w > ``max_hw_ratio`` or w / h > ``max_wh_ratio`` are dropped.
-4. The score is the mean of m_k over the box; lower ones than ``min_score`` are dropped.
-   For the first ``early_iters`` iterations of training ``early_min_size`` and ``early_min_score``
-   hold instead.
-5. NMS over all boxes of an image in descending score. Equal scores are ordered by class, then by
-   mask, then by the component's first pixel in row order.
+   ``cumulative``, of that class and all higher ones. Boxes with a side shorter than ``min_size``
+   pixels, with h / w > ``max_hw_ratio`` or with w / h > ``max_wh_ratio`` are discarded.
+4. The score of a box is the mean of m_k over the box; boxes with a score below ``min_score`` are
+   discarded. For the first ``early_iters`` iterations of training, ``early_min_size`` and
+   ``early_min_score`` replace ``min_size`` and ``min_score``.
+5. NMS runs over all boxes of an image in descending order of score. Ties are broken by class, then
+   by mask, then by the component's first pixel in row-major order.
 """
 
 from abc import ABC, abstractmethod
@@ -49,25 +49,25 @@ from rmonet_d2.utils.indexing import true_positions
 
 PSEUDO_LABELS_REGISTRY = Registry("PSEUDO_LABELS")
 PSEUDO_LABELS_REGISTRY.__doc__ = """
-Pseudo-label hooks, named by ``cfg.MODEL.PSEUDO_LABELS.NAME``. A hook is built from a cfg and called
-with the foreground masks; see :class:`PseudoLabels`.
+Pseudo-label hooks, selected by ``cfg.MODEL.PSEUDO_LABELS.NAME``. A hook is built from a cfg and
+called with the foreground masks; see :class:`PseudoLabels`.
 """
 
 
 def build_pseudo_labels(cfg: CfgNode) -> "PseudoLabels":
-    """The hook that ``cfg.MODEL.PSEUDO_LABELS.NAME`` names."""
+    """Build the hook that ``cfg.MODEL.PSEUDO_LABELS.NAME`` selects."""
     return PSEUDO_LABELS_REGISTRY.get(cfg.MODEL.PSEUDO_LABELS.NAME)(cfg)
 
 
 class BoxLimits(NamedTuple):
-    """The smallest side in pixels and the lowest mean of m_k that a box may have."""
+    """The shortest side in pixels and the lowest mean of m_k that a box may have."""
 
     min_size: float
     min_score: float
 
 
 class PseudoLabels(ABC):
-    """Masks to pseudo boxes; the base class of the registered hooks."""
+    """Base class of the registered hooks, which turn masks into pseudo boxes."""
 
     @configurable
     def __init__(
@@ -87,8 +87,12 @@ class PseudoLabels(ABC):
         early_min_size: float = 3,
         early_min_score: float = 0.2,
     ):
-        """The arguments are the rules' names in the module's description; defaults: Table
-        "M-dSprites / R-MONet(UNet)"."""
+        """The rules on top of this file explain the arguments; Table "M-dSprites / R-MONet(UNet)"
+        gives the defaults.
+
+        Raises:
+            ConfigError: there are fewer than 2 classes or bins, or ``min_value`` is negative.
+        """
         if num_classes < 2 or num_bins < 2:
             raise ConfigError(
                 "MODEL.PSEUDO_LABELS: NUM_CLASSES and NUM_BINS must be at least 2, got "
@@ -116,19 +120,19 @@ class PseudoLabels(ABC):
 
     @torch.no_grad()
     def __call__(self, masks: torch.Tensor, iteration: int | None = None) -> list[Instances]:
-        """Label a batch.
+        """Compute the pseudo labels of a batch.
 
         Args:
             masks: (B, R, H, W) floating point in [0, 1], the foreground masks m_k.
-            iteration: of training; None is after the early iterations.
+            iteration: training iteration; None means that the early iterations are over.
 
         Returns:
-            B Instances of size (H, W) in descending score, on the device of the masks:
-            ``gt_boxes``, x0, y0, x1, y1 in pixels with exclusive x1, y1; ``scores`` float32 in
-            [0, 1]; ``components`` int64, the index k of the box's mask.
+            B Instances of size (H, W) in descending order of score, on the device of the masks:
+            ``gt_boxes``, x0, y0, x1, y1 in pixels with exclusive x1, y1; ``scores``, float32 in
+            [0, 1]; ``components``, int64, the index k of the box's mask.
 
         Raises:
-            ConfigError: if the masks have another shape or are not floating point.
+            ConfigError: the masks have another number of dimensions or are not floating point.
         """
         if masks.dim() != 4 or not masks.is_floating_point():
             raise ConfigError(
@@ -141,30 +145,30 @@ class PseudoLabels(ABC):
 
     @abstractmethod
     def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
-        """Label float32 masks (B, R, H, W)."""
+        """Compute the pseudo labels of float32 masks (B, R, H, W)."""
 
 
 @PSEUDO_LABELS_REGISTRY.register()
 class BatchedMultiOtsu(PseudoLabels):
-    """All masks of a batch at once, on the device of the masks.
+    """Processes all masks of a batch at once, on the device of the masks.
 
-    The host waits only where the size of a result is needed (pixels, runs, components, kept
-    boxes) and after each of the few rounds that join runs, never per image, mask or box.
+    The host waits only where it needs the size of a result (pixels, runs, components, kept boxes)
+    and after each of the few rounds that join runs, but never once per image, mask or box.
     """
 
     def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
         num_images, _, *size = masks.shape
-        # 7 % faster than no_grad: the work is in many small operations.
+        # Inference mode is 7 % faster than no_grad here, as the work is many small operations.
         with torch.inference_mode():
             found = self._find(masks, limits)
-        # Ordinary tensors, which a loss may save for its gradient.
+        # Clones are ordinary tensors, which autograd may save for the backward pass of a loss.
         image, *fields = (field.clone() for field in found)
         counts = torch.bincount(image, minlength=num_images).tolist()
         images = zip(*(field.split(counts) for field in fields), strict=True)
         return [_instances(size, *image) for image in images]
 
     def _find(self, masks: torch.Tensor, limits: BoxLimits) -> tuple[torch.Tensor, ...]:
-        """Image, box, score and mask of the M labels, ordered by image and descending score."""
+        """Return image, box, score and mask of the M labels, by image and descending score."""
         num_masks = masks.shape[1]
         mask, boxes, scores = self._components(masks.flatten(0, 1), limits.min_size)
         kept = self._select(scores, mask // num_masks, boxes, limits.min_score)
@@ -175,14 +179,17 @@ class BatchedMultiOtsu(PseudoLabels):
     def _components(
         self, masks: torch.Tensor, min_size: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mask (M,), box (M, 4) and float32 score (M,) of the components of masks (N, H, W) that
-        have a good shape, ordered by class, mask and first pixel."""
+        """Find the components of masks (N, H, W) whose boxes pass the limits of size and shape.
+
+        Returns:
+            Mask (M,), box (M, 4) and float32 score (M,), ordered by class, mask and first pixel.
+        """
         segments = mask_segments(masks, self.min_value)
         thresholds = multi_otsu_thresholds(segments, self.num_classes, self.num_bins)
         thresholds = self._without_faint(thresholds, segments.high)
         foreground = foreground_segments(segments, thresholds)
         plane, boxes = class_component_boxes(
-            foreground.index,
+            foreground.position,
             classify(foreground, thresholds),
             self.num_classes,
             segments.shape,
@@ -201,7 +208,7 @@ class BatchedMultiOtsu(PseudoLabels):
         return mask.index_select(0, kept), boxes.index_select(0, kept)
 
     def _has_good_shape(self, boxes: torch.Tensor, min_size: float) -> torch.Tensor:
-        """(M,) bool for (M, 4) boxes."""
+        """Check (M, 4) boxes against the limits of size and shape: (M,) bool."""
         width, height = (boxes[:, 2:] - boxes[:, :2]).double().unbind(1)
         good = torch.minimum(width, height) >= min_size
         good &= (height <= self.max_hw_ratio * width) & (width <= self.max_wh_ratio * height)
@@ -210,7 +217,7 @@ class BatchedMultiOtsu(PseudoLabels):
     def _select(
         self, scores: torch.Tensor, image: torch.Tensor, boxes: torch.Tensor, min_score: float
     ) -> torch.Tensor:
-        """Indices of the boxes that remain, ordered by image and descending score."""
+        """Return the indices of the boxes that remain, by image and descending score."""
         order = scores.argsort(descending=True, stable=True)
         order = order.index_select(0, image.index_select(0, order).argsort(stable=True))
         order = order[scores.index_select(0, order) >= min_score]
@@ -222,8 +229,10 @@ class BatchedMultiOtsu(PseudoLabels):
 
 @PSEUDO_LABELS_REGISTRY.register()
 class CompiledMultiOtsu(BatchedMultiOtsu):
-    """As :class:`BatchedMultiOtsu`, with compiled loops over the pixels of masks on a CPU; the
-    default. On other devices, and where the loops were not built, it is the same."""
+    """:class:`BatchedMultiOtsu` with compiled loops over the pixels of masks on a CPU; the default.
+
+    On other devices, or if the loops were not built, it behaves as :class:`BatchedMultiOtsu`.
+    """
 
     def _components(
         self, masks: torch.Tensor, min_size: float
@@ -240,14 +249,14 @@ class CompiledMultiOtsu(BatchedMultiOtsu):
 
 @PSEUDO_LABELS_REGISTRY.register()
 class SkimageMultiOtsu(PseudoLabels):
-    """The readable reference: scikit-image on the CPU, mask by mask, as the paper does."""
+    """The readable reference: scikit-image on the CPU, one mask at a time, as in the paper."""
 
     def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
         device = masks.device
         return [self._label_image(image, limits).to(device) for image in masks.cpu().numpy()]
 
     def _label_image(self, masks: np.ndarray, limits: BoxLimits) -> Instances:
-        """Label the masks (R, H, W) of one image."""
+        """Compute the pseudo labels of the masks (R, H, W) of one image."""
         found = [
             (class_, k, box, score)
             for k, mask in enumerate(masks)
@@ -255,13 +264,13 @@ class SkimageMultiOtsu(PseudoLabels):
                 np.where(mask < self.min_value, 0, mask), limits
             )
         ]
-        # Stable sorts: descending score, then class, then mask, then the first pixel.
+        # Stable sorts give the order of rule 5: descending score, class, mask, first pixel.
         found.sort(key=lambda entry: entry[0])
         found.sort(key=lambda entry: -entry[3])
         boxes = torch.tensor([entry[2] for entry in found], dtype=torch.float64).view(-1, 4)
         scores = torch.tensor([entry[3] for entry in found], dtype=torch.float32)
         components = torch.tensor([entry[1] for entry in found], dtype=torch.int64)
-        # Ranks instead of scores: nms then keeps this order, and ties are settled.
+        # NMS gets ranks instead of scores, so that it keeps this order where scores are equal.
         ranks = torch.arange(len(found), 0, -1, dtype=torch.float64)
         kept = nms(boxes, ranks, self.nms_thresh)
         return _instances(masks.shape[1:], boxes[kept].float(), scores[kept], components[kept])
@@ -269,7 +278,7 @@ class SkimageMultiOtsu(PseudoLabels):
     def _label_mask(
         self, mask: np.ndarray, limits: BoxLimits
     ) -> Iterator[tuple[int, tuple, float]]:
-        """Class, box and score of each component of one mask (H, W), by class and first pixel."""
+        """Yield class, box and score of the components of a mask (H, W), in order of rule 5."""
         if not np.isfinite(mask).all() or mask.max() < self.min_peak:
             return
         classes = np.digitize(mask, self._thresholds(mask))
@@ -288,21 +297,21 @@ class SkimageMultiOtsu(PseudoLabels):
                     yield class_, (x0, y0, x1, y1), score
 
     def _thresholds(self, mask: np.ndarray) -> np.ndarray:
-        """At most C - 1 thresholds of one finite mask (H, W)."""
+        """Return at most C - 1 thresholds of one finite mask (H, W)."""
         low, high = mask.min(), mask.max()
-        if high - low <= self.num_bins * RESOLUTION * high:  # constant but for rounding
+        if high - low <= self.num_bins * RESOLUTION * high:  # constant up to rounding
             return np.zeros(0, mask.dtype)
         try:
             return threshold_multiotsu(mask, self.num_classes, self.num_bins)
         except ValueError:  # fewer occupied bins than classes
-            counts, centres = histogram(mask.reshape(-1), self.num_bins)
-            return centres[np.flatnonzero(counts)[:-1]]
+            counts, centers = histogram(mask.reshape(-1), self.num_bins)
+            return centers[np.flatnonzero(counts)[:-1]]
 
 
 def _instances(
     size: tuple[int, int], boxes: torch.Tensor, scores: torch.Tensor, components: torch.Tensor
 ) -> Instances:
     found = Instances(tuple(size))
-    # The constructor compares the lengths of its fields, which takes as long as the NMS.
+    # Setting the fields directly skips a check of their lengths that takes as long as the NMS.
     found.get_fields().update(gt_boxes=Boxes(boxes), scores=scores, components=components)
     return found

@@ -41,7 +41,7 @@ class MaskSpans(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _library() -> ctypes.CDLL | None:
+def _load_library() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec(_LIBRARY)
     if spec is None or spec.origin is None:
         return None
@@ -53,7 +53,14 @@ def _library() -> ctypes.CDLL | None:
 
 def is_available() -> bool:
     """Whether the library was built."""
-    return _library() is not None
+    return _load_library() is not None
+
+
+def _library() -> ctypes.CDLL:
+    library = _load_library()
+    if library is None:
+        raise RuntimeError(f"{_LIBRARY} was not built; `make setup` builds it with a C++ compiler")
+    return library
 
 
 def mask_spans(masks: torch.Tensor, min_value: float = 0.0) -> MaskSpans:

@@ -48,8 +48,9 @@ class _Runs(NamedTuple):
 
 def connected_component_boxes(binary: torch.Tensor) -> Components:
     """Components of (N, H, W) bool planes; ``plane`` is in [0, N)."""
+    num_planes, height, width = binary.shape
     index, classes = _all_rows(binary)
-    return class_component_boxes(index, classes, 2, tuple(binary.shape))
+    return class_component_boxes(index, classes, 2, (num_planes, height, width))
 
 
 def class_component_boxes(
@@ -91,9 +92,10 @@ def label_components(binary: torch.Tensor) -> torch.Tensor:
 
     Numbered by each component's first pixel in row order, as ``skimage.measure.label`` does.
     """
+    num_planes, height, width = binary.shape
     index, classes = _all_rows(binary)
-    runs = _find_runs(index, classes, 2, tuple(binary.shape), False)
-    root = _join_runs(runs, tuple(binary.shape))
+    runs = _find_runs(index, classes, 2, (num_planes, height, width), False)
+    root = _join_runs(runs, (num_planes, height, width))
     is_root = root == torch.arange(len(root), device=root.device)
     per_plane = torch.bincount(runs.plane[is_root], minlength=binary.shape[0])
     before = (per_plane.cumsum(0) - per_plane)[runs.plane]
@@ -125,7 +127,7 @@ def box_means(segments: MaskSegments, mask: torch.Tensor, boxes: torch.Tensor) -
     sums = sums.flatten()
     integer = torch.int32 if num_masks * height * (width + 1) < 2**31 else torch.int64
     listed = boxes.new_zeros(num_masks * height * in_row + 1, dtype=torch.bool)
-    listed[:-1].index_fill_(0, segments.index, True)
+    listed[:-1].index_fill_(0, segments.position, True)
     before = listed.cumsum(0, dtype=integer).sub_(listed.to(integer))
 
     mask = mask.to(integer)

@@ -38,7 +38,7 @@ class MaskSegments(NamedTuple):
     """The T active segments of the rows of N masks; all other segments are 0.
 
     Attributes:
-        index: (T,) int64, ascending, (mask * H + y) * S + x / E.
+        position: (T,) int64, ascending, (mask * H + y) * S + x / E.
         mask: (T,) int64.
         values: (T, E) float32.
         peaks: (T,) float32, the largest value of each.
@@ -46,7 +46,7 @@ class MaskSegments(NamedTuple):
         shape: (N, H, W).
     """
 
-    index: torch.Tensor
+    position: torch.Tensor
     mask: torch.Tensor
     values: torch.Tensor
     peaks: torch.Tensor
@@ -163,10 +163,10 @@ def foreground_segments(segments: MaskSegments, thresholds: torch.Tensor) -> Mas
     find nothing in these. One host synchronisation."""
     kept = segments.peaks >= thresholds[:, 0].index_select(0, segments.mask)
     kept = true_positions(kept)
-    if len(kept) > 0.75 * len(segments.index):
+    if len(kept) > 0.75 * len(segments.position):
         return segments
-    fields = (field.index_select(0, kept) for field in segments[:4])
-    return MaskSegments(*fields, *segments[4:])
+    position, mask, values, peaks = (field.index_select(0, kept) for field in segments[:4])
+    return segments._replace(position=position, mask=mask, values=values, peaks=peaks)
 
 
 def classify(segments: MaskSegments, thresholds: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,8 @@ def padded_nms(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -> to
         (G, n) bool, True for the boxes that are kept. No host synchronisation: the boxes of all
         groups take their turns together.
     """
+    if torch.jit.is_tracing():
+        return keep_in_rounds(boxes, valid, threshold)
     parts = max(1, _MAX_PAIRS // max(boxes.shape[1] ** 2, 1))
     pairs = zip(boxes.split(parts), valid.split(parts), strict=True)
     return torch.cat([_keep_greedily(*pair, threshold) for pair in pairs])
@@ -68,6 +70,27 @@ def _keep_greedily(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -
     for i, row in enumerate(suppresses[:-1]):
         keep[i + 1 :].masked_fill_(row[i + 1 :] & keep[i], False)
     return keep.t()
+
+
+def keep_in_rounds(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
+    """:func:`padded_nms` without operations in place, which tracing cannot record.
+
+    In each round, a box is kept if no box before it that the last round kept suppresses it. Round i
+    settles box i, so after n rounds this is the greedy result.
+    """
+    x0, y0, x1, y1 = boxes.unbind(dim=2)
+    areas = (x1 - x0) * (y1 - y0)
+    width = torch.minimum(x1[:, :, None], x1[:, None]) - torch.maximum(x0[:, :, None], x0[:, None])
+    height = torch.minimum(y1[:, :, None], y1[:, None]) - torch.maximum(y0[:, :, None], y0[:, None])
+    shared = width.clamp(min=0) * height.clamp(min=0)
+    suppresses = shared / (areas[:, :, None] + areas[:, None] - shared) > threshold
+    # [g, i, j]: box i comes before box j and would suppress it.
+    suppresses = suppresses.to(boxes.dtype).triu(1)
+    there = valid.to(boxes.dtype)[:, None]
+    keep = there
+    for _ in range(int(boxes.shape[1])):
+        keep = there * (keep @ suppresses < 0.5).to(boxes.dtype)
+    return keep[:, 0] > 0.5
 
 
 def _shared_lengths(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:

@@ -85,9 +85,12 @@ def build_optimizer(cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimiz
     return _OPTIMIZERS[name](cfg, model)
 
 
-def _split_parameters(model: torch.nn.Module, part: str) -> tuple[list, list]:
+def _split_parameters(
+    model: torch.nn.Module, part: str
+) -> tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]]:
     """Split the trainable parameters into those of submodules called ``part`` and all others."""
-    inside, rest = [], []
+    inside: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (inside if f".{part}." in f".{name}" else rest).append(parameter)

@@ -155,7 +155,7 @@ def _latest_results(rows: list[dict]) -> dict[str, float]:
 
 
 def _flatten(content: dict, prefix: str = "") -> dict[str, float]:
-    flat = {}
+    flat: dict[str, float] = {}
     for key, value in content.items():
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{key}/")

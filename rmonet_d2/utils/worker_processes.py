@@ -12,10 +12,12 @@ def _start_worker() -> None:
     # Ctrl-C reaches the whole process group; only the parent should react to it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
+    assert parent is not None, "only a worker process starts like this"
+    sentinel = parent.sentinel
 
     def end_with_parent() -> None:
         # Otherwise, the workers of a pool wait forever if their parent is killed.
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([sentinel])
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()

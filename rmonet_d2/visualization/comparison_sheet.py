@@ -1,6 +1,6 @@
 """Figures 2 and 3 of the paper: the same scenes as several systems see them, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ ROWS = (
 LABEL = 26
 
 
-def comparison_sheet(scenes: dict[str, Sequence[dict]]) -> np.ndarray:
+def comparison_sheet(scenes: Mapping[str, Sequence[dict]]) -> np.ndarray:
     """Draw scenes below each other, a column for each system.
 
     A scene takes three rows: what a system reconstructs, its boxes, and the component that wins

@@ -101,8 +101,8 @@ def _cell_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]
     factor = LARGE_SIDE / max(size)
     if factor >= 2:
         factor = 2 * int(factor / 2)
-    large = tuple(max(2, 2 * round(side * factor / 2)) for side in size)
-    return large, (large[0] // 3, large[1] // 3)
+    height, width = (max(2, 2 * round(side * factor / 2)) for side in size)
+    return (height, width), (height // 3, width // 3)
 
 
 def _draw_header(sheet, columns, num_components, large, small) -> None:

@@ -24,7 +24,7 @@ class PNGWriter(EventWriter):
             output_dir: the folder that gets a folder "visualization" with the first picture.
         """
         self._folder = os.path.join(output_dir, VISUALIZATION_FOLDER)
-        self._written = set()
+        self._written: set[tuple[str, int]] = set()
 
     def write(self) -> None:
         # The storage has no public reader for its pictures; Detectron2's own writers do the same.

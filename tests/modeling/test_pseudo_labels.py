@@ -278,7 +278,7 @@ def test_gpu_equals_cpu(kind):
 def test_without_a_compiler(monkeypatch):
     masks = touching((4, 5, 48, 48), torch.Generator().manual_seed(6))
     expected = CompiledMultiOtsu()(masks)
-    monkeypatch.setattr("rmonet_d2.ops.compiled._library", lambda: None)
+    monkeypatch.setattr("rmonet_d2.ops.compiled._load_library", lambda: None)
     assert not compiled.is_available()
     assert_equal(CompiledMultiOtsu()(masks), expected)
 

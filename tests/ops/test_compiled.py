@@ -68,7 +68,7 @@ def test_equals_torch(kind, threads):
             classes = multi_otsu.classify(segments, thresholds)
             for cumulative in (False, True):
                 expected = components.class_component_boxes(
-                    segments.index, classes, num_classes, segments.shape, cumulative
+                    segments.position, classes, num_classes, segments.shape, cumulative
                 )
                 found = compiled.class_component_boxes(spans, thresholds, cumulative)
                 assert torch.equal(found.plane, expected.plane)

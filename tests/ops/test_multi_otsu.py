@@ -124,17 +124,17 @@ def test_classes_are_those_of_digitize(width, few):
     thresholds = multi_otsu_thresholds(masks, 3, 5)
     segments = foreground_segments(mask_segments(masks), thresholds)
     classes = torch.zeros(masks.shape, dtype=torch.int8).view(-1, segments.values.shape[1])
-    classes[segments.index] = classify(segments, thresholds)
+    classes[segments.position] = classify(segments, thresholds)
     expected = [np.digitize(mask, bins) for mask, bins in zip(masks, thresholds, strict=True)]
     assert (classes.view(masks.shape).numpy() == np.stack(expected)).all()
-    assert few == (len(segments.index) < 0.5 * len(classes))
+    assert few == (len(segments.position) < 0.5 * len(classes))
 
 
 def test_values_below_the_minimum_become_zero():
     low, limit = 0.00099999, float(np.float32(0.001))
     masks = torch.tensor([[[low, limit, 0.5], [low, -1.0, 0.0], [0.3, 0.0, low]]])
     segments = mask_segments(masks, 0.001)
-    assert segments.index.tolist() == [0, 2]
+    assert segments.position.tolist() == [0, 2]
     assert segments.values.tolist() == torch.tensor([[0, limit, 0.5], [0.3, 0, 0]]).tolist()
     assert (segments.low.tolist(), segments.high.tolist()) == ([0.0], [0.5])
     assert mask_segments(masks + 1).low.tolist() == [0.0]

@@ -222,6 +222,7 @@ def _items(records: list[dict]) -> str:
 
 def _make_part(job: PackedJob, start: int, stop: int) -> int:
     """Make one chunk; returns the number of images."""
+    assert job.make_chunk is not None, "the job is fed by a stream"
     return write_part(job, start, *job.make_chunk(start, stop))
 
 

@@ -8,10 +8,10 @@ resuming, the items of finished chunks are read again and dropped.
 import collections
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class _Here:
         return future
 
 
-class StreamedJobs:
+class StreamedJobs(Generic[Item, Prepared]):
     """Splits that are filled from one stream.
 
     Args:
@@ -62,7 +62,7 @@ class StreamedJobs:
         self.make = make
         self.found: dict[str, int] = {}
 
-    def _tasks(self, items: Iterator[Item]) -> Iterator[tuple[Any, ...]]:
+    def _tasks(self, items: Iterator[Item]) -> Generator[tuple[Any, ...]]:
         """Arguments of ``_stream_part``, while items last."""
         left = sum(len(chunks) for _, chunks, _ in self.plans)
         for job, chunks, size in self.plans:

@@ -132,7 +132,7 @@ def _are_one_byte_strings(data: bytes, start: int, count: int) -> bool:
 def _bytes_values(data: bytes, start: int, stop: int, count: int) -> np.ndarray:
     if stop - start == 3 * count and _are_one_byte_strings(data, start, count):
         return np.frombuffer(data, np.uint8, 3 * count, start)[2::3]
-    lengths = []
+    lengths: list[int] = []
     for _, wire, a, b in _fields(data, start, stop):
         if not lengths and b == stop and b - a == count and wire == _LENGTH:
             return np.frombuffer(data, np.uint8, count, a)

@@ -277,6 +277,8 @@ class SceneRenderer:
             with _quiet():
                 self.bpy.ops.render.render(write_still=True)
             picture = cv2.imread(self.scene.render.filepath, cv2.IMREAD_UNCHANGED)
+        if picture is None:
+            raise RuntimeError("Blender wrote no picture that OpenCV can read")
         return np.ascontiguousarray(picture[..., ::-1])
 
     def render(self, scene: Scene) -> np.ndarray:

@@ -78,19 +78,19 @@ def _rounded(bevel: float, azimuth: np.ndarray, corner: np.ndarray, steps: int) 
 
 def _welded(points: np.ndarray, normals: np.ndarray, faces: list[list[int]]) -> Solid:
     """Merge vertices at one place and drop the faces that have no area left."""
-    _, first, merged = np.unique(
+    _, first, inverse = np.unique(
         np.round(points, 9) + 0.0, axis=0, return_index=True, return_inverse=True
     )
-    merged = merged.ravel().tolist()
+    merged = inverse.ravel().tolist()
     kept = []
     for face in faces:
-        ring = list(dict.fromkeys(merged[v] for v in face))
+        ring = tuple(dict.fromkeys(merged[v] for v in face))
         if len(ring) >= 3:
-            kept.append(tuple(ring))
+            kept.append(ring)
     vertices = points[first]
     planes = np.empty((len(kept), 4))
-    for row, face in enumerate(kept):
-        corners = vertices[list(face)]
+    for row, ring in enumerate(kept):
+        corners = vertices[list(ring)]
         # Twice the area vector of a planar polygon.
         normal = np.cross(corners, np.roll(corners, -1, axis=0)).sum(axis=0)
         normal /= np.linalg.norm(normal)

@@ -151,9 +151,9 @@ def render(
     total, slots = scenes.shape.shape
     used = np.arange(slots) < scenes.count[:, None]
     scene_of, slot_of = np.nonzero(used)
-    inside, top, left = sprite_coverage(
-        *(getattr(scenes, k)[used] for k in ("shape", "scale", "orientation", "x", "y")), size
-    )
+    parameters = (scenes.shape, scenes.scale, scenes.orientation, scenes.x, scenes.y)
+    shape, scale, orientation, x, y = (values[used] for values in parameters)
+    inside, top, left = sprite_coverage(shape, scale, orientation, x, y, size)
     window = inside.shape[1]
     # Colour planes, so that numpy's inner loops run along rows.
     canvas = np.empty((total, 3, size, size), np.float32)
