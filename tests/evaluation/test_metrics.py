@@ -86,19 +86,6 @@ def test_reconstruction_mse():
         metrics.reconstruction_mse(image, np.zeros((3, 8, 8)))
 
 
-def test_tight_boxes_equal_nested_loops():
-    rng = np.random.default_rng(2)
-    masks = rng.random((20, 6, 9)) > 0.9
-    masks[0] = False
-    masks[1] = True
-    for mask, box in zip(masks, metrics.mask_tight_boxes(masks), strict=True):
-        pixels = [(y, x) for y in range(6) for x in range(9) if mask[y, x]]
-        ys, xs = [p[0] for p in pixels], [p[1] for p in pixels]
-        expected = [min(xs), min(ys), max(xs) + 1, max(ys) + 1] if pixels else [0, 0, 0, 0]
-        assert box.tolist() == expected
-    assert metrics.mask_tight_boxes(np.zeros((0, 6, 9), bool)).shape == (0, 4)
-
-
 def test_later_masks_are_painted_on_top():
     masks = np.zeros((2, 4, 4), bool)
     masks[0, :3], masks[1, 2:] = True, True
