@@ -1,4 +1,4 @@
-"""Meta-architectures, registered in Detectron2's ``META_ARCH_REGISTRY``."""
+"""The meta-architectures, registered in Detectron2's ``META_ARCH_REGISTRY``."""
 
 from rmonet_d2.modeling.meta_arch.iodine import IODINE
 from rmonet_d2.modeling.meta_arch.monet import MONet

@@ -1,7 +1,7 @@
-"""IODINE: components found by iterative amortised inference (Greff et al. 2019; a baseline).
+"""IODINE: components found by iterative amortized inference (Greff et al. 2019; a baseline).
 
 Shape shorthand:
-    B: images.  K: components.  D: latents a component.  H, W: image size.  T: iterations.
+    B: images.  K: components.  D: latents per component.  H, W: image size.  T: iterations.
     x: (B, 3, H, W) in [0, 1].  x_k: (B, K, 3, H, W).  log m_k: (B, K, H, W).
     lambda: (B K, 2 D), means and log scales of q(z_k | x).
 """
@@ -28,13 +28,13 @@ from rmonet_d2.ops.divergence import gaussian_kl
 from rmonet_d2.ops.mixture import component_scales, mixture_nll
 from rmonet_d2.utils.errors import ConfigError
 
-# exp of a log scale beyond these has no meaning for a prior of scale 1.
+# Bounds of log scales; beyond them, a scale has no meaning beside a prior of scale 1.
 _LOG_SCALES = (-10.0, 5.0)
 
 
 @dataclass
 class Iteration:
-    """What one iteration of inference found; ``nll`` and ``kl`` are (B,)."""
+    """Results of one iteration of inference; ``nll`` and ``kl`` are (B,)."""
 
     posterior: torch.Tensor
     x_k: torch.Tensor
@@ -45,22 +45,23 @@ class Iteration:
 
 @META_ARCH_REGISTRY.register()
 class IODINE(SceneModel):
-    """Iterative object decomposition inference network.
+    """Iterative Object Decomposition Inference NEtwork.
 
-    All components start from one learned posterior and differ by their samples z_k alone. In each
-    of T iterations they are decoded, and a recurrent network that sees the result and the
-    gradients of the loss changes their posteriors; the last iteration is not followed by a change.
-    The loss of iteration t counts t / T.
+    All components start from one learned posterior and differ only by their samples z_k. In each of
+    T iterations they are decoded, and a recurrent network, which sees the result and the gradients
+    of the loss, updates their posteriors; the last iteration is not followed by an update. The loss
+    of iteration t is weighted by t / T.
 
-    The gradients are inputs and are not differentiated through. They are needed in evaluation too,
-    where Detectron2 runs a model without gradients: :meth:`infer` switches them on for itself. The
-    samples are then the same ones for every image (noise of a fixed seed), so that results do not
-    depend on the batch; what is exported comes from the means of the last posterior.
+    The gradients are inputs of the network and are not differentiated through. They are also needed
+    in evaluation, where Detectron2 disables gradients: :meth:`infer` enables them locally. In
+    evaluation, all images get the same samples (noise with a fixed seed), so that results do not
+    depend on the batch; the means of the last posterior are exported.
 
-    Left open by the paper's table and different from Greff et al.: components are in [0, 1] by a
-    sigmoid, as everywhere in this project, and convolutions of the decoder are unpadded. No
-    component is told to be the background. For boxes and pictures it is the one with the most mass
-    on the image's border, and moved to the end; foreground ARI is not touched by that.
+    Two details that the paper's table leaves open differ from Greff et al.: a sigmoid maps the
+    components to [0, 1], as everywhere in this project, and the decoder's convolutions are
+    unpadded. IODINE does not designate a component for the background. For boxes and pictures, the
+    component with the most mass on the image's border is taken as the background and moved to the
+    end; foreground ARI does not depend on this.
     """
 
     @configurable
@@ -78,15 +79,15 @@ class IODINE(SceneModel):
         """
         Args:
             decoder: z (N, D) -> x_k (N, 3, H, W) and mask logits (N, 1, H, W).
-            refinement: changes posteriors.
+            refinement: the network that updates the posteriors.
             latent_dim: D.
             iterations: T, at least 1.
-            init_log_scale: of the first posterior, before it has learned.
-            sigma: scale of all components' Gaussians.
-            **scene: of :class:`SceneModel`.
+            init_log_scale: initial value of the log scale of the learned first posterior.
+            sigma: scale of all components' Gaussians, in units of x.
+            **scene: arguments of :class:`SceneModel`.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__(**scene)
         if iterations < 1:
@@ -136,12 +137,13 @@ class IODINE(SceneModel):
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
-            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
-                optionally "height" and "width", the size of the wanted instances.
+            batched_inputs: one dict per image with "image", (3, H, W) RGB in 0..255 of
+                INPUT.IMAGE_SIZE, and optionally "height" and "width", the size of the instances to
+                return.
 
         Returns:
             In training, {"loss_nll", "loss_kl_z"}, sums over the iterations weighted by t / T.
-            Otherwise the list of dicts that :meth:`SceneModel.results` documents.
+            Otherwise, the list of dicts that :meth:`SceneModel.results` documents.
         """
         x = self.preprocess(batched_inputs)
         found = self.infer(x)
@@ -158,7 +160,7 @@ class IODINE(SceneModel):
         }
 
     def infer(self, x: torch.Tensor) -> list[Iteration]:
-        """The T iterations. Works without gradients around it, and in ``inference_mode``."""
+        """Run the T iterations, also under ``no_grad`` and in ``inference_mode``."""
         with torch.inference_mode(False), torch.enable_grad():
             # A tensor made in inference mode cannot take part in gradients; its clone can.
             x = x.clone() if x.is_inference() else x
@@ -167,7 +169,7 @@ class IODINE(SceneModel):
             found, state = [], None
             for t in range(self.iterations):
                 if not self.training:
-                    # Nothing is learned: the graph of earlier iterations can go.
+                    # Nothing is learned, so the graph of earlier iterations can be freed.
                     posterior = posterior.detach().requires_grad_()
                     state = None if state is None else tuple(s.detach() for s in state)
                 found.append(self._decode(x, posterior, t))
@@ -199,8 +201,8 @@ class IODINE(SceneModel):
         )
 
     def _refine(self, x: torch.Tensor, found: Iteration, state):
-        """The change of the posteriors, and the LSTM's state."""
-        # Summed, not averaged: an image's gradients do not depend on its batch.
+        """Return the update of the posteriors and the LSTM's new state."""
+        # Summed, not averaged, so that an image's gradients do not depend on its batch.
         loss = (found.nll + found.kl).sum()
         of_means, of_posterior = torch.autograd.grad(
             loss, (found.x_k, found.posterior), retain_graph=self.training
@@ -210,7 +212,7 @@ class IODINE(SceneModel):
         return self.refinement(maps, found.posterior, normalized(of_posterior, 1), state)
 
     def _background_last(self, masks: torch.Tensor) -> torch.Tensor:
-        """(B, K) order of the components: the background at the end, the others as they are."""
+        """Return the order of the components, (B, K), that moves the background to the end."""
         border = torch.ones(masks.shape[-2:], device=masks.device)
         border[1:-1, 1:-1] = 0.0
         background = (masks * border).sum(dim=(-2, -1)).argmax(dim=1)
@@ -218,7 +220,7 @@ class IODINE(SceneModel):
         return (numbers == background[:, None]).int().argsort(dim=1, stable=True)
 
     def _ordered(self, masks: torch.Tensor, *parts: torch.Tensor) -> list[torch.Tensor]:
-        """Masks and other tensors (B, K, ...) with the background's part at the end."""
+        """Reorder masks and other tensors (B, K, ...) so that the background is last."""
         order = self._background_last(masks)
         image = torch.arange(len(masks), device=masks.device)[:, None]
         return [part[image, order] for part in (masks, *parts)]

@@ -1,7 +1,8 @@
-"""What all MONets share: a mixture of components that one VAE draws (Sec. 3.1, 3.3, 3.5).
+"""The base of all MONets: a mixture of components that one VAE decodes (Sec. 3.1, 3.3, 3.5).
 
-A model of this family makes masks in its own way and leaves the rest to :class:`MixtureModel`: the
-first three terms of Eq. 3, the posterior of the mixture, the output contract and the pictures.
+A model of this family computes masks in its own way and inherits the rest from
+:class:`MixtureModel`: the first three terms of Eq. 3, the posterior of the mixture, the output
+contract and the pictures.
 
 Shape shorthand:
     B: images.  K: components, the background last.  R = K - 1.  H, W: image size.
@@ -24,8 +25,9 @@ from rmonet_d2.utils.errors import ConfigError
 class MixtureModel(SceneModel):
     """Base of the meta-architectures whose masks are mixing probabilities of a Gaussian mixture.
 
-    Subclasses take ``**mixture`` in their constructor, give ``**cls.mixture_args(cfg)`` in their
-    ``from_config``, and call ``self.to(memory_format=self.memory_format)`` when they are complete.
+    Subclasses accept ``**mixture`` in their constructor, return ``**cls.mixture_args(cfg)`` from
+    ``from_config`` among other arguments, and call ``self.to(memory_format=self.memory_format)`` at
+    the end of their constructor.
     """
 
     def __init__(
@@ -48,23 +50,23 @@ class MixtureModel(SceneModel):
         """
         Args:
             vae: (x, log m_k) -> posterior and decoded components.
-            pixel_mean, pixel_std: of 0..255 RGB, for the attention network only.
-            sigma_fg, sigma_bg: scales of Eq. 2.
+            pixel_mean, pixel_std: mean and std of RGB in 0..255, with which the input of the
+                attention network is standardized.
+            sigma_fg, sigma_bg: scales of Eq. 2, in units of x.
             loss_weights: {loss name: weight}: beta, gamma, ... of Eq. 3.
-            likelihood, mixture_over, mask_kl_trains: see the config.
-            output_masks: "attention" or "posterior", see the config.
-            posterior_steps, posterior_sigma_scale: of the exported posterior, see
-                :meth:`posterior`.
-            **scene: of :class:`SceneModel`.
+            likelihood, mixture_over, mask_kl_trains: see MODEL.SCENE in the config.
+            output_masks: "attention" or "posterior", see MODEL.SCENE.OUTPUT_MASKS.
+            posterior_steps, posterior_sigma_scale: parameters of :meth:`posterior`.
+            **scene: arguments of :class:`SceneModel`.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__(**scene)
         if posterior_steps < 0 or posterior_sigma_scale <= 0:
             raise ConfigError(
                 f"MODEL.SCENE.POSTERIOR_STEPS is {posterior_steps} and POSTERIOR_SIGMA_SCALE "
-                f"{posterior_sigma_scale}: they must be at least 0 and greater than 0."
+                f"{posterior_sigma_scale}: the former must be at least 0, the latter above 0."
             )
         check_choices(
             {
@@ -89,7 +91,7 @@ class MixtureModel(SceneModel):
 
     @classmethod
     def mixture_args(cls, cfg) -> dict:
-        """The constructor's arguments from MODEL.SCENE, MODEL.VAE and INPUT."""
+        """Return the constructor's arguments from MODEL and INPUT."""
         scene = cfg.MODEL.SCENE
         return {
             "vae": ComponentVAE(cfg),
@@ -112,13 +114,13 @@ class MixtureModel(SceneModel):
         }
 
     def standardize(self, x: torch.Tensor) -> torch.Tensor:
-        """x in [0, 1] -> (255 x - mean) / std, what the attention network sees."""
+        """Map x in [0, 1] to (255 x - mean) / std, the input of the attention network."""
         return (x * 255.0 - self.pixel_mean) / self.pixel_std
 
     def generative_losses(
         self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
     ) -> dict[str, torch.Tensor]:
-        """The first three terms of Eq. 3, mean over the images, without beta and gamma."""
+        """Compute the first three terms of Eq. 3, averaged over images, without beta and gamma."""
         nll = self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
         target = log_masks.detach() if self.mask_kl_trains == "vae" else log_masks
         return {
@@ -128,19 +130,19 @@ class MixtureModel(SceneModel):
         }
 
     def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Each loss times its weight of Eq. 3."""
+        """Multiply each loss by its weight in Eq. 3."""
         return {name: self.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()}
 
     def posterior(self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs):
-        """The posterior p(k | x, z) of Eq. 2 and components that fit it; not in the paper.
+        """Compute the posterior p(k | x, z) of Eq. 2 and components that fit it; not in the paper.
 
-        Coordinate ascent of the mixture, as in EM: the posterior tells which pixels a component
-        explains, the VAE encodes the component from these, and so on, ``posterior_steps`` times.
-        m_k stays the prior. The sigmas of training are wider than the error of a trained decoder:
-        ``posterior_sigma_scale`` < 1 lets colours that are close decide.
+        This is coordinate ascent on the mixture, as in EM: the posterior tells which pixels a
+        component explains, the VAE encodes the component again from these pixels, and so on,
+        ``posterior_steps`` times. m_k remains the prior. The sigmas of training are wider than the
+        errors of a trained decoder, so ``posterior_sigma_scale`` < 1 separates similar colors.
 
         Returns:
-            (log masks (B, K, H, W), VAEOutputs)
+            (log of the posterior, (B, K, H, W); VAEOutputs of the last encoding)
         """
         sigma = self.sigma * self.posterior_sigma_scale
         for _ in range(self.posterior_steps):
@@ -148,11 +150,11 @@ class MixtureModel(SceneModel):
         return log_responsibilities(x, decoded.x_k, log_masks, sigma), decoded
 
     def elbo(self, x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
-        """How well masks explain the images: (B,), the first two terms of Eq. 3 with beta = 1,
-        negated, of the components as they are exported.
+        """Return how well the masks explain the images, (B,), as an evidence lower bound.
 
-        Components that win no object's pixels are not there, and cost nothing: those with masks of
-        less than ``min_mask_pixels`` in all.
+        It is the negative sum of the first two terms of Eq. 3 with beta = 1, for the components as
+        they are exported. Components whose masks sum to fewer than ``min_mask_pixels`` pixels are
+        too small to be objects: they count as absent, and their KL is left out.
         """
         decoded, masks = self.vae(x, log_masks), log_masks
         if self.output_masks == "posterior":
@@ -200,7 +202,7 @@ class MixtureModel(SceneModel):
         return self.results(batched_inputs, masks, scores, generated, boxes, box_source)
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
-        """Measure the share of the image that is foreground."""
+        """Log the share of the image that is foreground."""
         foreground = 1.0 - log_masks[:, -1].detach().exp().mean()
         put_deferred("rmonet/foreground_share", foreground)
 

@@ -1,4 +1,4 @@
-"""MONet: masks by recurrent attention, no boxes (Burgess et al. 2019; the paper's baselines).
+"""MONet: masks by recurrent attention, without boxes (Burgess et al. 2019; the paper's baselines).
 
 Shape shorthand:
     B: images.  K: components, the background last.  H, W: image size.
@@ -20,14 +20,15 @@ from rmonet_d2.utils.errors import ConfigError
 class MONet(MixtureModel):
     """Multi-Object Network, with any attention network (UNet, ResNet18+FPN, ResNet18+FPN+UNet).
 
-    No slot of MONet is told to be the background. But the first step of attention is the only one
-    with a scale of its own, sigma_bg (Burgess et al. 2019, Appendix B; "background scale" in the
-    table), as it is the only one that sees the scene unexplained. Everything in this project has
-    the background last, so that step's component is moved there: components 1 to K - 1 are steps 2
-    to K. Where MONet puts an object into its first step, the evaluators take it for background;
-    foreground ARI compares all K masks and is not touched by the order.
+    MONet does not designate a slot for the background. However, the first step of attention is the
+    only one with a scale of its own, sigma_bg (Burgess et al. 2019, Appendix B; "background scale"
+    in the table), because it alone sees the scene before anything is explained. As the background
+    is last everywhere in this project, the component of this step is moved to the end: components 1
+    to K - 1 are steps 2 to K. If MONet explains an object in its first step, the evaluators take it
+    for background; foreground ARI compares all K masks and does not depend on their order.
 
-    Boxes are the tight ones of the masks, scores say how sure the masks are (``mask_scores``).
+    Boxes are the tight boxes of the masks, and scores are the certainty of the masks
+    (``mask_scores``).
     """
 
     @configurable
@@ -35,10 +36,10 @@ class MONet(MixtureModel):
         """
         Args:
             attention: (B, 4, H, W), image and log scope -> logits of alpha_k, (B, 1, H, W).
-            **mixture: of :class:`MixtureModel`.
+            **mixture: arguments of :class:`MixtureModel`.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__(**mixture)
         self.attention = attention
@@ -48,7 +49,7 @@ class MONet(MixtureModel):
     def from_config(cls, cfg):
         """
         Raises:
-            ConfigError: another normalisation of the masks than stick-breaking.
+            ConfigError: MODEL.SCENE.MASK_NORMALIZATION is not "stick_breaking".
         """
         normalization = cfg.MODEL.SCENE.MASK_NORMALIZATION
         if normalization != "stick_breaking":
@@ -61,12 +62,13 @@ class MONet(MixtureModel):
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
-            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
-                optionally "height" and "width", the size of the wanted instances.
+            batched_inputs: one dict per image with "image", (3, H, W) RGB in 0..255 of
+                INPUT.IMAGE_SIZE, and optionally "height" and "width", the size of the instances to
+                return.
 
         Returns:
             In training, {"loss_*": scalar}, the first three terms of Eq. 3, already weighted.
-            Otherwise the list of dicts that :meth:`MixtureModel.export` documents.
+            Otherwise, the list of dicts that :meth:`MixtureModel.export` documents.
         """
         x = self.preprocess(batched_inputs)
         log_masks = self.attend(x)
@@ -81,6 +83,6 @@ class MONet(MixtureModel):
         return self.weighted(losses)
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:
-        """x -> log m_k, (B, K, H, W) float32, the first step's at the end."""
+        """Map x to log m_k, (B, K, H, W) float32, with the mask of the first step at the end."""
         steps = recurrent_log_masks(self.attention, self.standardize(x), self.num_components)
         return steps.roll(-1, dims=1)

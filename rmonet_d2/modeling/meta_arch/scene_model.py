@@ -1,4 +1,4 @@
-"""What all models of this project share: input, loss unit, the output contract and pictures."""
+"""The base of all models of this project: input, loss unit, output contract and pictures."""
 
 import torch
 from detectron2.utils.events import get_event_storage
@@ -16,7 +16,7 @@ class SceneModel(nn.Module):
     """Base of the meta-architectures. Subclasses register ``sigma``, the scales of their mixture.
 
     Shape shorthand:
-        B: images.  K: components, the background last.  R = K - 1.  D: latents a component.
+        B: images.  K: components, the background last.  R = K - 1.  D: latents per component.
         H, W: image size.  x: (B, 3, H, W) in [0, 1].
     """
 
@@ -36,14 +36,15 @@ class SceneModel(nn.Module):
         Args:
             num_components: K, at least 2.
             image_size: (H, W) of every input.
-            loss_unit: "image" or "pixel", see the config.
-            min_mask_pixels, min_piece_pixels: smallest object, and piece of one, in pixels.
-            vis_period: iterations between pictures, 0 for none.
-            channels_last: memory format of the convolutions.
-            test_outputs: names of ``GENERATED``, what :meth:`results` returns of it.
+            loss_unit: "image" or "pixel", see MODEL.SCENE.LOSS_UNIT.
+            min_mask_pixels, min_piece_pixels: smallest object, and smallest connected piece of an
+                object, in pixels.
+            vis_period: iterations between two pictures; 0 for none.
+            channels_last: whether convolutions use the channels-last memory format.
+            test_outputs: those of ``GENERATED`` that :meth:`results` returns.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__()
         if num_components < 2:
@@ -66,7 +67,7 @@ class SceneModel(nn.Module):
 
     @staticmethod
     def scene_args(cfg) -> dict:
-        """The constructor's arguments from a config."""
+        """Return the constructor's arguments from a config."""
         return {
             "num_components": cfg.MODEL.SCENE.NUM_COMPONENTS,
             "image_size": cfg.INPUT.IMAGE_SIZE,
@@ -86,7 +87,8 @@ class SceneModel(nn.Module):
         """Stack the images to x, (B, 3, H, W) in [0, 1].
 
         Raises:
-            ConfigError: an image of another size than INPUT.IMAGE_SIZE; names the file.
+            ConfigError: an image has another size than INPUT.IMAGE_SIZE; the message names the
+                file.
         """
         for item in batched_inputs:
             if tuple(item["image"].shape[-2:]) != self.image_size:
@@ -96,7 +98,7 @@ class SceneModel(nn.Module):
                     f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
                 )
         images = [item["image"] for item in batched_inputs]
-        # From pinned memory the copy to a GPU goes on while the host does.
+        # A copy to a GPU from pinned memory is asynchronous.
         stacked = torch.empty(
             (len(images), *images[0].shape),
             dtype=images[0].dtype,
@@ -107,7 +109,7 @@ class SceneModel(nn.Module):
         return x.contiguous(memory_format=self.memory_format)
 
     def returns(self, *names: str) -> bool:
-        """Whether any of these outputs is asked for by TEST.OUTPUTS."""
+        """Return whether TEST.OUTPUTS asks for any of these outputs."""
         return any(name in self.test_outputs for name in names)
 
     def results(

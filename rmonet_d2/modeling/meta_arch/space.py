@@ -1,10 +1,10 @@
-"""SPACE: objects in the cells of a grid before a background of a few components.
+"""SPACE: objects in the cells of a grid, in front of a background of a few components.
 
 (Lin et al. 2020, "SPACE: Unsupervised Object-Oriented Scene Representation via Spatial Attention
 and Decomposition"; a baseline of the paper.)
 
 Shape shorthand:
-    B: images.  N = G x G cells.  R = K - 1 exported objects, the background is the K-th component.
+    B: images.  N = G x G cells.  R = K - 1 exported objects; the K-th component is the background.
     H, W: image size.  x: (B, 3, H, W) in [0, 1].
 """
 
@@ -26,20 +26,20 @@ from rmonet_d2.modeling.space.foreground import Cells, Foreground, SPACEForegrou
 from rmonet_d2.ops.mixture import mixture_nll
 from rmonet_d2.utils.errors import ConfigError
 
-# alpha and 1 - alpha are bounded below here: either side can always be learned.
+# Lower bound of alpha and 1 - alpha, so that gradients always reach both sides.
 MIN_SHARE = 1e-5
 
 
 @dataclass
 class Annealings:
-    """The values that change in training, see MODEL.SPACE in the config."""
+    """The values that change during training; see MODEL.SPACE in the config."""
 
     tau: LinearAnnealing
     pres_prior: LinearAnnealing
     scale_mean: LinearAnnealing
 
     def at(self, iteration: int) -> dict[str, float]:
-        """{name: value} at an iteration."""
+        """Return {name: value} at an iteration."""
         return {name: anneal(iteration) for name, anneal in vars(self).items()}
 
 
@@ -55,10 +55,10 @@ def _check_annealings(annealings: Annealings) -> None:
 class SPACE(SceneModel):
     """Spatially parallel attention and component extraction.
 
-    A pixel is a mixture of the foreground's Gaussian, with weight alpha, and those of the
-    background's components, with weights (1 - alpha) pi_k. All annealed values depend on the
-    iteration alone, and only training uses them: in evaluation latents are the posteriors' means,
-    and a cell has an object where q(z_pres = 1) > 0.5.
+    Each pixel is a mixture of the foreground's Gaussian, with weight alpha, and of the Gaussians of
+    the background's components, with weights (1 - alpha) pi_k. All annealed values depend on the
+    iteration alone, and only training uses them: in evaluation, latents are the means of their
+    posteriors, and a cell has an object where q(z_pres = 1) > 0.5.
     """
 
     @configurable
@@ -82,18 +82,20 @@ class SPACE(SceneModel):
         """
         Args:
             foreground, background: x -> objects; x -> background.
-            annealings: of tau and of the priors of z_pres and z_scale.
-            scale_std: of the prior of z_scale.
-            sigma_fg, sigma_bg: scales of the Gaussians of a pixel.
-            mixture_over: "pixel" or "channel", see the config.
-            fixed_alpha, fixed_alpha_iters: alpha at every pixel for so many iterations.
-            with_boundary_loss: whether there is one.
-            boundary_end_iters: its last iteration; 0: the end of training.
-            box_source: "proposal" (z_where) or "mask".
-            **scene: of :class:`SceneModel`.
+            annealings: schedules of tau and of the priors of z_pres and z_scale.
+            scale_std: standard deviation of the prior of z_scale.
+            sigma_fg, sigma_bg: scales of the Gaussians, in units of x.
+            mixture_over: "pixel" or "channel", see MODEL.SCENE.MIXTURE_OVER.
+            fixed_alpha, fixed_alpha_iters: value of alpha at every pixel, and the number of first
+                iterations in which it is fixed to this value.
+            with_boundary_loss: whether the boundary loss is added.
+            boundary_end_iters: iteration at which the boundary loss ends; 0 for the end of
+                training.
+            box_source: which box is exported as ``pred_boxes``: "proposal" (z_where) or "mask".
+            **scene: arguments of :class:`SceneModel`.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__(**scene)
         check_choices(
@@ -145,14 +147,15 @@ class SPACE(SceneModel):
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
-            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
-                optionally "height" and "width", the size of the wanted instances.
+            batched_inputs: one dict per image with "image", (3, H, W) RGB in 0..255 of
+                INPUT.IMAGE_SIZE, and optionally "height" and "width", the size of the instances to
+                return.
 
         Returns:
-            In training, {"loss_*": scalar}, the terms of SPACE's ELBO and its boundary loss.
-            Otherwise the list of dicts that :meth:`SceneModel.results` documents, for the R surest
-            objects and a background that includes the others (see ``to_components``). Its latents
-            are z_comp of its largest component.
+            In training, {"loss_*": scalar}, the terms of SPACE's negative ELBO and its boundary
+            loss. Otherwise, the list of dicts that :meth:`SceneModel.results` documents, with the
+            R objects of the highest probability and a background that includes all others (see
+            ``to_components``). The latents of the background are z_comp of its largest component.
         """
         x = self.preprocess(batched_inputs)
         if not self.training:
@@ -177,7 +180,7 @@ class SPACE(SceneModel):
         background: Background,
         iteration: int,
     ) -> dict[str, torch.Tensor]:
-        """The terms of the negative ELBO and the boundary loss, mean over the images."""
+        """Compute the terms of the negative ELBO and the boundary loss, averaged over images."""
         layers = foreground.layers
         alpha = layers.alpha[:, None]
         if iteration < self.fixed_alpha_iters:
@@ -201,7 +204,7 @@ class SPACE(SceneModel):
         background: Background,
         batched_inputs: list[dict],
     ) -> list[dict]:
-        """Components, boxes and latents in the form of :meth:`SceneModel.results`."""
+        """Convert components, boxes and latents to the results of :meth:`SceneModel.results`."""
         parts = to_components(cells, foreground, background, self.num_components)
         largest = background.log_masks.exp().mean(dim=(2, 3)).argmax(dim=1, keepdim=True)
         latents = [pick(cells.z_what.mean, parts.cells), pick(background.latents, largest)]
@@ -211,7 +214,7 @@ class SPACE(SceneModel):
             scores=parts.scores,
             generated={
                 "latents": torch.cat(latents, dim=1),
-                "components": parts.colours,
+                "components": parts.colors,
                 "reconstruction": parts.reconstruction,
             },
             boxes=pick(cells.boxes(self.image_size), parts.cells),
@@ -244,7 +247,7 @@ class SPACE(SceneModel):
                 {
                     "image": x[i],
                     "masks": parts.masks[i],
-                    "components": parts.colours[i],
+                    "components": parts.colors[i],
                     "reconstruction": parts.reconstruction[i],
                     "boxes": boxes[i][found],
                     "box_components": found,

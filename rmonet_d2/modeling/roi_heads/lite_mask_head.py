@@ -21,10 +21,11 @@ from rmonet_d2.ops.roi_masking import ternary_masks
 class LiteMaskHead(nn.Module):
     """ROI masking on conv3 after the FPN (p3, stride 8), then Mask R-CNN's segmentation head.
 
-    The head is Detectron2's: convolutions, a transposed one, a 1x1 prediction. It runs over the
-    whole masked map of each region, since ROI masking crops nothing; its logits, at stride 4, are
-    enlarged bilinearly to the image. The paper says that the head is S4Net's and "similar to
-    Mask R-CNN" and gives no widths: NUM_CONV convolutions of CONV_DIM channels.
+    The head is Detectron2's: convolutions, a transposed convolution and a 1x1 prediction. As ROI
+    masking crops nothing, the head runs over the whole masked map of each region; its logits, at
+    stride 4, are upsampled bilinearly to the image. The paper says that the head is S4Net's and
+    "similar to Mask R-CNN" but gives no widths; here it has NUM_CONV convolutions of CONV_DIM
+    channels.
     """
 
     @configurable
@@ -41,11 +42,11 @@ class LiteMaskHead(nn.Module):
         """
         Args:
             layers: (N, C, h, w) -> (N, 1, 2h, 2w).
-            feature: name of the map that regions are masked on.
-            stride: image pixels a cell of it.
+            feature: name of the feature map that is masked.
+            stride: image pixels per cell of this map, along each axis.
             image_size: (H, W) of the logits.
             expand_ratio: sigma of ROI masking.
-            init_logit: bias of the prediction at the start.
+            init_logit: initial bias of the prediction.
         """
         super().__init__()
         self.head = layers
@@ -69,7 +70,7 @@ class LiteMaskHead(nn.Module):
         }
 
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
-        """Logits of alpha_k for every pixel: (B, R, H, W), meaningful in the enlarged regions."""
+        """Compute logits of alpha_k, (B, R, H, W), meaningful only in the enlarged regions."""
         feature = features[self.feature]
         ternary = ternary_masks(
             regions.boxes,
@@ -86,12 +87,12 @@ class LiteMaskHead(nn.Module):
 
 
 def mask_rcnn_layers(cfg, in_channels: int) -> MaskRCNNConvUpsampleHead:
-    """Detectron2's mask head for one class, of NUM_CONV convolutions and CONV_DIM channels."""
+    """Build Detectron2's mask head for one class: NUM_CONV convolutions of CONV_DIM channels."""
     head = cfg.MODEL.ROI_MASK_HEAD
     return MaskRCNNConvUpsampleHead(
         ShapeSpec(channels=in_channels),
         num_classes=1,
-        # The last entry is the transposed convolution's.
+        # The last entry is the width of the transposed convolution.
         conv_dims=[head.CONV_DIM] * (head.NUM_CONV + 1),
         conv_norm=head.NORM,
     )

@@ -21,11 +21,11 @@ from rmonet_d2.utils.constants import constant
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class ROIAlignMaskHead(nn.Module):
-    """Detectron2's ROIAlign and mask head; the predicted maps are pasted back into the image.
+    """Detectron2's ROIAlign and mask head, whose predicted maps are pasted back into the image.
 
-    With EXPAND_RATIO 0, the paper's, a region sees nothing outside its box, and alpha is 0 there.
-    With more, the box is enlarged before it is cropped, as ROI masking does it: masks can then grow
-    beyond a box that is smaller than its object, which keeps boxes from shrinking.
+    With EXPAND_RATIO 0, as in the paper, a region sees nothing outside its box, and alpha is 0
+    there. With a larger ratio, the box is enlarged before it is cropped, as in ROI masking: masks
+    can then grow beyond a box that is smaller than its object, which keeps boxes from shrinking.
     """
 
     @configurable
@@ -42,11 +42,12 @@ class ROIAlignMaskHead(nn.Module):
         """
         Args:
             layers: (N, C, P, P) -> (N, 1, M, M).
-            pooler: the maps and the boxes of each image -> (B R, C, P, P).
-            in_features: names of the maps that are pooled from.
+            pooler: (feature maps, boxes of each image) -> (B R, C, P, P).
+            in_features: names of the feature maps that are pooled.
             image_size: (H, W) of the logits.
-            expand_ratio: part of its side by which a box grows on each side, clipped to the image.
-            init_logit: bias of the prediction at the start.
+            expand_ratio: fraction of its side by which a box grows on each side, before it is
+                clipped to the image.
+            init_logit: initial bias of the prediction.
         """
         super().__init__()
         self.head = layers
@@ -76,11 +77,11 @@ class ROIAlignMaskHead(nn.Module):
         }
 
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
-        """Logits of alpha_k for every pixel: (B, R, H, W), meaningful in the regions."""
+        """Compute logits of alpha_k, (B, R, H, W), meaningful only in the regions."""
         height, width = self.image_size
         device = regions.boxes.device
         whole = constant((0, 0, width, height), device)
-        # A missing region has no side to sample along; what it predicts is masked out later.
+        # ROIAlign cannot sample an empty box: missing regions are replaced and masked out later.
         boxes = torch.where(regions.valid[..., None], regions.boxes, whole).detach()
         if self.expand_ratio > 0:
             boxes = enlarge_boxes(boxes, self.expand_ratio).clamp(min=0.0)

@@ -1,4 +1,4 @@
-"""Regions -> alpha_k: the ROI heads of R-MONet (Fig. 1a)."""
+"""The ROI heads of R-MONet, which turn regions into alpha_k (Fig. 1a)."""
 
 import torch
 from detectron2.config import configurable
@@ -15,15 +15,15 @@ from rmonet_d2.ops.roi_masking import region_support
 class RegionMaskHeads(nn.Module):
     """The mask branch over the K - 1 regions of each image.
 
-    There is no box or class branch: the boxes are the RPN's, and all objects are one class.
+    There is no box or class branch: the boxes are the RPN's, and there is only one class.
     """
 
     @configurable
     def __init__(self, *, mask_head: nn.Module, expand_ratio: float):
         """
         Args:
-            mask_head: called with (features, regions), gives logits (B, R, H, W).
-            expand_ratio: sigma; alpha is exactly 0 outside the region enlarged by it.
+            mask_head: (features, regions) -> logits (B, R, H, W).
+            expand_ratio: sigma; alpha is exactly 0 outside the region that is enlarged by it.
         """
         super().__init__()
         self.mask_head = mask_head
@@ -39,7 +39,10 @@ class RegionMaskHeads(nn.Module):
     def forward(
         self, features: dict[str, torch.Tensor], regions: Regions, image_size: tuple[int, int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of alpha_k (B, R, H, W), float32, and where alpha_k may differ from 0, bool."""
+        """Compute logits of alpha_k, float32, and their support, bool, both (B, R, H, W).
+
+        Outside its support, alpha_k is exactly 0.
+        """
         logits = self.mask_head(features, regions).float()
         support = region_support(regions.boxes, regions.valid, image_size, self.expand_ratio)
         return logits, support

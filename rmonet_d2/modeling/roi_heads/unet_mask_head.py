@@ -1,4 +1,4 @@
-"""Segmentation heads: features and regions -> logits of alpha_k (Sec. 3.2, Fig. 22).
+"""The segmentation head of R-MONet(UNet): regions -> logits of alpha_k (Sec. 3.2, Fig. 22).
 
 Shape shorthand:
     B: images.  R = K - 1 regions.  C: the head's channels.  H, W: image size.
@@ -38,9 +38,10 @@ def _upsample(x: torch.Tensor, size) -> torch.Tensor:
 class _MaskedStage(nn.Module):
     """One level of the UNet with an ROI-masked skip connection.
 
-    relu(conv3x3([up(y), ternary * lateral(skip)])), where the convolution of the concatenation is
-    the sum of one for each half. The lateral 1x1 has no bias and so commutes with the mask: it runs
-    once an image, not once a region.
+    Computes relu(norm(conv3x3([up(y), ternary * lateral(skip)]))). As long as all regions share y,
+    the convolution of the concatenation is computed as the sum of one convolution per half, so that
+    the half of y is convolved once per image. The lateral 1x1 convolution has no bias and therefore
+    commutes with the mask: it also runs once per image, not once per region.
     """
 
     def __init__(self, skip_channels: int, channels: int, norm: str):
@@ -51,7 +52,7 @@ class _MaskedStage(nn.Module):
         self.norm = get_norm(norm, channels) or nn.Identity()
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor, ternary: torch.Tensor) -> torch.Tensor:
-        """y: (B, C, ., .) shared by all regions, or (B R, C, ., .); -> (B R, C, h, w)."""
+        """y (B, C, ., .), shared by all regions, or (B R, C, ., .) -> (B R, C, h, w)."""
         batch, regions = ternary.shape[:2]
         skip = self.lateral(skip)
         channels = skip.shape[1]
@@ -71,10 +72,10 @@ class _MaskedStage(nn.Module):
 class _ImageStage(nn.Module):
     """The level of the image itself, at full resolution: relu(conv1x1(up(y)) + ternary * lateral).
 
-    Here every region costs H W pixels, so nothing but sums and products runs once a region at this
-    size: the 1x1 convolution runs before y is enlarged, and the lateral, a 3x3 convolution of the
-    image, once an image. Which side of an edge a pixel belongs to is a comparison of its colours
-    with those that y knows of the object and of what surrounds it.
+    Every region costs H W pixels here, so only sums and products run once per region at this size:
+    the 1x1 convolution runs before y is upsampled, and the lateral 3x3 convolution of the image
+    runs once per image. To decide on which side of an edge a pixel lies, it suffices to compare the
+    pixel's colors with those of the object and of its surroundings, which y carries.
     """
 
     def __init__(self, in_channels: int, skip_channels: int, channels: int):
@@ -84,9 +85,9 @@ class _ImageStage(nn.Module):
         self.conv = _conv(in_channels, channels, kernel_size=1)
 
     def forward(self, y: torch.Tensor, skip: torch.Tensor, ternary: torch.Tensor) -> torch.Tensor:
-        """y: (B R, C, ., .); -> (B R, C', H, W)."""
+        """y (B R, C, ., .) -> (B R, C', H, W)."""
         size, regions = skip.shape[-2:], ternary.shape[:2]
-        # Channels last throughout: one pass over (B, R, H, W, C) for each operation.
+        # Channels last throughout, so that each operation is one pass over (B, R, H, W, C).
         skip = self.lateral(skip).permute(0, 2, 3, 1)
         y = _upsample(self.conv(y), size).permute(0, 2, 3, 1).unflatten(0, regions)
         y = y + skip[:, None] * ternary[..., None].to(skip.dtype)
@@ -97,13 +98,13 @@ class _ImageStage(nn.Module):
 class UNetMaskHead(nn.Module):
     """The improved segmentation head of R-MONet(UNet), Sec. 3.2 and Fig. 22.
 
-    conv5, after the FPN, goes through an MLP that compresses it; then up, level by level, with a
-    skip connection at each: conv4 as it is, conv3 to conv1 with ROI masking. Everything before
-    the first masked level is the same for all regions of an image and runs once an image. The last
+    An MLP compresses conv5, taken after the FPN. From there the head goes up level by level, with a
+    skip connection at each: conv4 unmasked, conv3 to conv1 with ROI masking. Everything before the
+    first masked level is the same for all regions of an image and runs once per image. The last
     convolution predicts at full resolution.
 
     The masked features may begin with "image", the input itself at full resolution, which the paper
-    does not have: edges are then sharp from early on (docs/recipe.md).
+    does not have; it makes edges sharp early in training (docs/recipe.md).
     """
 
     @configurable
@@ -123,18 +124,18 @@ class UNetMaskHead(nn.Module):
     ):
         """
         Args:
-            input_shape: of the backbone's features.
-            image_size: (H, W) the MLP is built for.
-            masked_features: skips with ROI masking, from fine to coarse (conv1, conv2, conv3), and
-                before them optionally "image".
-            global_features: maps without, from fine to coarse; the last goes through the MLP.
+            input_shape: shapes of the backbone's features.
+            image_size: (H, W) that the MLP is built for.
+            masked_features: skip connections with ROI masking, from fine to coarse (conv1, conv2,
+                conv3), optionally preceded by "image".
+            global_features: unmasked maps, from fine to coarse; the MLP takes the last one.
             channels: C.
-            image_channels: width of the level of "image", which costs most: every region at full
-                resolution.
+            image_channels: width of the "image" level. This level costs most, as it processes
+                every region at full resolution.
             mlp_dim: hidden width of the MLP.
             expand_ratio: sigma of ROI masking.
-            norm: norm of the masked levels, "" for none.
-            init_logit: bias of the last convolution at the start.
+            norm: norm of all levels but "image"; "" for none.
+            init_logit: initial bias of the last convolution.
         """
         super().__init__()
         self.masked_features = list(masked_features)
@@ -189,7 +190,7 @@ class UNetMaskHead(nn.Module):
         }
 
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
-        """Logits of alpha_k for every pixel: (B, R, H, W), meaningful in the enlarged regions."""
+        """Compute logits of alpha_k, (B, R, H, W), meaningful only in the enlarged regions."""
         batch, num_regions = regions.valid.shape
         y = self._global_context(features)
         for name in reversed(self.masked_features):

@@ -1,4 +1,4 @@
-"""Values that change with the iteration of training."""
+"""Values that change with the training iteration."""
 
 from collections.abc import Sequence
 
@@ -6,9 +6,9 @@ from rmonet_d2.utils.errors import ConfigError
 
 
 class LinearAnnealing:
-    """A number that goes linearly from one value to another between two iterations.
+    """A number that changes linearly from one value to another between two iterations.
 
-    It depends on the iteration alone: a resumed run goes on where the last one stopped.
+    It depends on the iteration alone, so a resumed run continues where the last one stopped.
     """
 
     def __init__(self, schedule: Sequence[float], name: str):
@@ -16,20 +16,20 @@ class LinearAnnealing:
         Args:
             schedule: start value, end value, start iteration, end iteration. Before and after these
                 iterations the value is constant.
-            name: the config key, for the message of an error.
+            name: config key of the schedule, for error messages.
 
         Raises:
-            ConfigError: not four numbers, or an end before the start.
+            ConfigError: the schedule does not have four numbers, or ends before it starts.
         """
         if len(schedule) != 4 or schedule[3] < schedule[2]:
             raise ConfigError(
                 f"{name} is {list(schedule)}: it must be [start value, end value, start iteration, "
-                "end iteration], with an end that is not before the start."
+                "end iteration], and the end must not be before the start."
             )
         self.start_value, self.end_value, self.start, self.end = schedule
 
     def __call__(self, iteration: int) -> float:
-        """The value at an iteration."""
+        """Return the value at an iteration."""
         if iteration >= self.end:
             return float(self.end_value)
         if iteration <= self.start:

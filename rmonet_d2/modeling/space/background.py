@@ -1,7 +1,7 @@
 """SPACE's background: a mixture of a few components with masks of their own (Lin et al. 2020).
 
-As GENESIS (Engelcke et al. 2019): masks by stick-breaking from latents z_mask that depend on each
-other, then the colours of each component from z_comp.
+As in GENESIS (Engelcke et al. 2019), latents z_mask that depend on each other give the masks, by
+stick-breaking, and z_comp gives the colors of each component.
 
 Shape shorthand:
     B: images.  K: components.  D: latents.  H, W: image size.
@@ -26,8 +26,8 @@ class Background:
     """The background of a batch.
 
     Attributes:
-        log_masks: (B, K, H, W), their exp sums to 1 at every pixel.
-        x_k: (B, K, 3, H, W) in [0, 1].
+        log_masks: (B, K, H, W); their exponentials sum to 1 at every pixel.
+        x_k: (B, K, 3, H, W) colors in [0, 1].
         latents: (B, K, D) means of z_comp.
         kl_mask, kl_component: (B,) KL of z_mask and z_comp, summed over K and D.
     """
@@ -40,21 +40,21 @@ class Background:
 
     @property
     def mean(self) -> torch.Tensor:
-        """(B, 3, H, W), the components mixed."""
+        """The components' colors mixed by their masks, (B, 3, H, W)."""
         return (self.log_masks.exp()[:, :, None] * self.x_k).sum(dim=1)
 
 
 class RecurrentGaussian(nn.Module):
-    """q(z_k | x, z_1, ..., z_{k-1}) or p(z_k | z_1, ..., z_{k-1}): an LSTM, one step a component.
+    """q(z_k | x, z_1, ..., z_{k-1}) or p(z_k | z_1, ..., z_{k-1}): an LSTM, one step per component.
 
-    The first step starts from zeros.
+    The first step gets zeros in place of z_0.
     """
 
     def __init__(self, context_dim: int, hidden: int, latent_dim: int):
         """
         Args:
-            context_dim: of what every step sees; 0 for the prior.
-            hidden: of the LSTM.
+            context_dim: size of the features that every step sees; 0 for the prior.
+            hidden: size of the LSTM's state.
             latent_dim: D.
         """
         super().__init__()
@@ -62,17 +62,17 @@ class RecurrentGaussian(nn.Module):
         self.output = nn.Linear(hidden, 2 * latent_dim)
 
     def forward(self, last: torch.Tensor, context: torch.Tensor | None, state):
-        """z_{k-1} (B, D), what every step sees, and the LSTM's state -> (Gaussian, state)."""
+        """(z_{k-1} (B, D), features (B, context_dim), LSTM state) -> (Gaussian, LSTM state)."""
         state = self.cell(last if context is None else torch.cat([context, last], dim=1), state)
         return Gaussian.of(self.output(state[0])), state
 
 
 class SPACEBackground(nn.Module):
-    """Masks and colours of the K components.
+    """Computes the masks and colors of the K components.
 
-    z_comp has the encoder and decoder of :class:`ComponentVAE`, in the layer sizes of
-    ``MODEL.VAE``, as MONet has; SPACE's have ELU and batch norm instead of ReLU, and no hidden
-    layer. Its prior depends on z_mask.
+    z_comp has the encoder and decoder of :class:`ComponentVAE`, with the layer sizes of
+    ``MODEL.VAE``, as in MONet. SPACE's own have ELU and batch norm instead of ReLU, and no hidden
+    layer. The prior of z_comp depends on z_mask.
     """
 
     @configurable
@@ -89,16 +89,16 @@ class SPACEBackground(nn.Module):
     ):
         """
         Args:
-            vae: (x, log pi_k) -> posterior of z_comp and colours; its mask logits are not used.
-            image_size: (H, W), equal.
+            vae: (x, log pi_k) -> posterior of z_comp and colors; its mask logits are not used.
+            image_size: (H, W), which must be equal.
             num_components: K, at least 2.
             latent_dim: D.
-            encoder_channels: of the image encoder's 3x3 convolutions of stride 2.
-            hidden: of the image's features, of both LSTMs and of the MLP.
-            mask_decoder_channels: a number a stage, log2(H) stages.
+            encoder_channels: widths of the image encoder's 3x3 convolutions of stride 2.
+            hidden: width of the image's features, of both LSTMs and of the MLP.
+            mask_decoder_channels: one width per stage, log2(H) stages.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__()
         if num_components < 2:
@@ -140,7 +140,7 @@ class SPACEBackground(nn.Module):
         }
 
     def forward(self, x: torch.Tensor) -> Background:
-        """Images -> their background. Latents are sampled in training, means otherwise."""
+        """Infer the background of images. Latents are sampled in training and means otherwise."""
         features = self.encoder(x).float()
         with torch.autocast(x.device.type, enabled=False):
             z_mask, kl_mask = self.mask_latents(features)
@@ -158,7 +158,7 @@ class SPACEBackground(nn.Module):
         )
 
     def mask_latents(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, hidden) -> z_mask (B, K, D) and its KL (B,)."""
+        """Infer z_mask (B, K, D) and its KL (B,) from the image's features (B, hidden)."""
         z = features.new_zeros(len(features), self.latent_dim)
         steps, kl = [], 0.0
         posterior_state = prior_state = None
@@ -171,10 +171,10 @@ class SPACEBackground(nn.Module):
         return torch.stack(steps, dim=1), kl
 
     def log_masks(self, z_mask: torch.Tensor) -> torch.Tensor:
-        """z_mask (B, K, D) -> log pi_k (B, K, H, W).
+        """Decode z_mask (B, K, D) to log pi_k (B, K, H, W).
 
-        As in GENESIS the last component takes what the others leave; its z_mask has no mask of its
-        own to make, but p(z_comp) depends on it.
+        As in GENESIS, the last component takes what the others leave. Its z_mask is not decoded to
+        a mask, but p(z_comp) depends on it.
         """
         logits = self.mask_decoder(z_mask[:, :-1].flatten(0, 1))
         logits = logits[:, 0].unflatten(0, z_mask[:, :-1].shape[:2])

@@ -11,7 +11,7 @@ import torch
 from rmonet_d2.modeling.space.background import Background
 from rmonet_d2.modeling.space.foreground import Cells, Foreground
 
-# Where a component's share is lower, its colour is not known.
+# Where a component's share of a pixel is lower, its color is not known.
 MIN_COVER = 1e-3
 
 
@@ -21,21 +21,21 @@ class Components:
 
     Attributes:
         masks: (B, K, H, W) summing to 1.
-        colours: (B, K, 3, H, W) in [0, 1].
-        reconstruction: (B, 3, H, W), the colours mixed by the masks.
-        cells: (B, R) the cell of each object.
-        scores: (B, R) q(z_pres = 1), 0 where z_pres is at most 0.5.
+        colors: (B, K, 3, H, W) in [0, 1].
+        reconstruction: (B, 3, H, W), the colors mixed by the masks.
+        cells: (B, R) index of the cell of each object.
+        scores: (B, R) q(z_pres = 1), or 0 where z_pres is at most 0.5.
     """
 
     masks: torch.Tensor
-    colours: torch.Tensor
+    colors: torch.Tensor
     reconstruction: torch.Tensor
     cells: torch.Tensor
     scores: torch.Tensor
 
 
 def pick(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
-    """Entries of (B, N, ...) values for the cells (B, R): (B, R, ...)."""
+    """Select the entries of values (B, N, ...) for the cells (B, R): (B, R, ...)."""
     index = cells.view(*cells.shape, *[1] * (values.ndim - 2))
     return values.gather(1, index.expand(-1, -1, *values.shape[2:]))
 
@@ -44,14 +44,14 @@ def pick(values: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 def to_components(
     cells: Cells, foreground: Foreground, background: Background, num_components: int
 ) -> Components:
-    """R objects and the background that add up to the reconstruction.
+    """Convert to R objects and one background that together give the reconstruction.
 
-    The objects are those with the highest q(z_pres = 1). What other cells draw joins the last
-    component: its mask is all that the R objects leave, and its colours are those of the
+    The objects are those with the highest q(z_pres = 1). The objects of all other cells become part
+    of the last component: its mask is what the R objects leave, and its colors are those of the
     background's components and the other objects, mixed by their shares.
 
     Args:
-        cells, foreground, background: of the same images.
+        cells, foreground, background: results for the same images.
         num_components: K, at most N + 1.
     """
     scores = cells.pres_logits.sigmoid() * (cells.pres > 0.5)
@@ -59,16 +59,16 @@ def to_components(
     layers = foreground.layers
     masks = pick(layers.masks, chosen)
     cover = pick(foreground.cover, chosen)[:, :, None]
-    colours = (pick(foreground.paint, chosen) / cover.clamp(min=MIN_COVER)).clamp(0, 1)
+    colors = (pick(foreground.paint, chosen) / cover.clamp(min=MIN_COVER)).clamp(0, 1)
     behind = background.mean
     reconstruction = layers.mean + (1 - layers.alpha)[:, None] * behind
     rest = (1 - masks.sum(dim=1)).clamp(min=0)[:, None]
-    left = reconstruction - (masks[:, :, None] * colours).sum(dim=1)
+    left = reconstruction - (masks[:, :, None] * colors).sum(dim=1)
     mixed = (left / rest.clamp(min=MIN_COVER)).clamp(0, 1)
     last = torch.where(rest > MIN_COVER, mixed, behind)
     return Components(
         masks=torch.cat([masks, rest], dim=1),
-        colours=torch.cat([colours, last[:, None]], dim=1),
+        colors=torch.cat([colors, last[:, None]], dim=1),
         reconstruction=reconstruction,
         cells=chosen,
         scores=scores,

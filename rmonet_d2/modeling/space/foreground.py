@@ -1,9 +1,9 @@
-"""SPACE's foreground: an object at most in each cell of a grid (Lin et al. 2020, Sec. 2.1).
+"""SPACE's foreground: at most one object per cell of a grid (Lin et al. 2020, Sec. 2.1).
 
 Shape shorthand:
-    B: images.  N = G x G cells, row by row.  D: latents of an object's looks.
+    B: images.  N = G x G cells, row by row.  D: latents of an object's appearance.
     M: side of a glimpse.  H, W: image size.  x: (B, 3, H, W) in [0, 1].
-    centre, scale: (B, N, 2) boxes, x before y, see ``rmonet_d2/ops/spatial_transform.py``.
+    center, scale: (B, N, 2) boxes, x before y, see ``rmonet_d2/ops/spatial_transform.py``.
 """
 
 import math
@@ -22,22 +22,22 @@ from rmonet_d2.ops.spatial_transform import cut_glimpses, paste_glimpses, paste_
 from rmonet_d2.utils.constants import constant
 from rmonet_d2.utils.errors import ConfigError
 
-# Logits of z_pres lie between these bounds.
+# Logits of z_pres lie between minus this and this.
 MAX_PRES_LOGIT = 8.8
-# Parameters of a cell: means and stds of z_scale, z_shift and z_depth, and the logit of z_pres.
+# Number of a cell's parameters: means and stds of z_scale, z_shift, z_depth; logit of z_pres.
 CELL_PARAMETERS = (4, 4, 2, 1)
 
 
 @dataclass
 class Cells:
-    """What the encoder says about each cell.
+    """What was inferred about each cell.
 
     Attributes:
-        pres_logits: (B, N), of q(z_pres = 1).
+        pres_logits: (B, N) logits of q(z_pres = 1).
         pres: (B, N) z_pres: in (0, 1) in training, 0 or 1 otherwise.
         z_scale, z_shift, z_depth, z_what: posteriors, (B, N, 2), (B, N, 2), (B, N, 1), (B, N, D).
-        centre, scale, depth: of the drawn latents, (B, N, 2), (B, N, 2) and (B, N).
-        glimpses: (B, N, 4, M, M) decoded colours and alpha, in [0, 1].
+        center, scale, depth: those of the drawn latents, (B, N, 2), (B, N, 2) and (B, N).
+        glimpses: (B, N, 4, M, M) decoded colors and alpha, in [0, 1].
     """
 
     pres_logits: torch.Tensor
@@ -46,13 +46,13 @@ class Cells:
     z_shift: Gaussian
     z_depth: Gaussian
     z_what: Gaussian
-    centre: torch.Tensor
+    center: torch.Tensor
     scale: torch.Tensor
     depth: torch.Tensor
     glimpses: torch.Tensor
 
     def kl(self, pres_prior: float, scale_mean: float, scale_log_std: float) -> dict:
-        """KL of each kind of latents, (B,) each; those of an object count as much as z_pres.
+        """Compute the KL of each kind of latents, (B,) each; z_pres weights those of an object.
 
         Priors: z_pres Bernoulli(``pres_prior``), z_scale N(``scale_mean``, std), others N(0, 1).
         """
@@ -64,20 +64,21 @@ class Cells:
         }
 
     def boxes(self, size: tuple[int, int]) -> torch.Tensor:
-        """z_where as (B, N, 4) boxes x0, y0, x1, y1 in pixels; they may leave the image."""
-        corners = torch.cat([self.centre - self.scale, self.centre + self.scale], dim=2)
+        """Return z_where as (B, N, 4) boxes x0, y0, x1, y1 in pixels, not clipped to the image."""
+        corners = torch.cat([self.center - self.scale, self.center + self.scale], dim=2)
         height, width = size
         return (corners + 1) / 2 * constant((width, height) * 2, corners.device)
 
 
 @dataclass
 class Foreground:
-    """All objects on one image.
+    """The objects of all cells, rendered into the image.
 
     Attributes:
-        cover: (B, N, H, W), paint: (B, N, 3, H, W), see ``rmonet_d2/ops/compositing.py``.
-        layers: these, composited.
-        boundary_loss: (B,), or None if it was not asked for.
+        cover: (B, N, H, W), see ``rmonet_d2/ops/compositing.py``.
+        paint: (B, N, 3, H, W), see there.
+        layers: cover and paint, composited.
+        boundary_loss: (B,), or None if it was not requested.
     """
 
     cover: torch.Tensor
@@ -87,13 +88,13 @@ class Foreground:
 
 
 def relaxed_bernoulli(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """A sample of the relaxed (concrete) Bernoulli distribution, drawn per image: (B, ...)."""
+    """Sample from the relaxed (concrete) Bernoulli distribution, per image: (B, ...)."""
     uniform = of_own_images(torch.rand, logits.shape, logits.device).clamp(1e-6, 1 - 1e-6)
     return torch.sigmoid((logits + uniform.logit()) / temperature)
 
 
 class SPACEForeground(nn.Module):
-    """Encoder of cells and glimpses, and decoder of glimpses."""
+    """The encoders of cells and glimpses, and the decoder of glimpses."""
 
     @configurable
     def __init__(
@@ -114,14 +115,15 @@ class SPACEForeground(nn.Module):
         Args:
             image_size: (H, W).
             grid_size, glimpse_size, latent_dim: G, M and D.
-            encoder_channels, feature_dim: of the encoder of cells.
-            glimpse_encoder_channels, glimpse_decoder_channels: widths.
-            boundary_width: of the frame of the boundary loss, in pixels of a glimpse.
-            start_scale: mean and std of z_scale that the untrained encoder gives: its prior's. A
-                prior as narrow as SPACE's would else cost more than all objects can gain.
+            encoder_channels, feature_dim: widths of the encoder of cells.
+            glimpse_encoder_channels, glimpse_decoder_channels: widths of the two networks.
+            boundary_width: width of the boundary loss's frame, in pixels of a glimpse.
+            start_scale: mean and std of z_scale that the untrained encoder predicts, those of the
+                prior. From any other start, the KL to a prior as narrow as SPACE's would cost more
+                than all objects can gain.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__()
         if not 0 < boundary_width < glimpse_size / 2:
@@ -170,15 +172,15 @@ class SPACEForeground(nn.Module):
         bias = self.cell_parameters.bias
         with torch.no_grad():
             bias[:2] = scale_mean
-            # The inverse of softplus.
+            # Inverse of the softplus that makes it a std.
             bias[2:4] = math.log(math.expm1(scale_std))
 
     def forward(self, x: torch.Tensor, temperature: float) -> Cells:
         """Find and decode objects.
 
         Args:
-            x: images.
-            temperature: tau of the relaxed z_pres. In training all latents are sampled; otherwise
+            x: (B, 3, H, W) images.
+            temperature: tau of the relaxed z_pres. In training, all latents are sampled; otherwise
                 they are the posterior's means, and z_pres is 1 where q(z_pres = 1) > 0.5.
         """
         parameters = self.cell_parameters(self.encoder(x)).flatten(2).transpose(1, 2)
@@ -190,11 +192,11 @@ class SPACEForeground(nn.Module):
         else:
             present = (pres_logits > 0).float()
         scale = torch.sigmoid(z_scale.draw(self.training))
-        # A box's centre may leave its cell by half a cell's side to each side.
+        # The center of a box may lie up to half a cell's side outside its cell.
         offset = self.cells + 0.5 + torch.tanh(z_shift.draw(self.training))
-        centre = 2.0 / self.grid_size * offset - 1.0
+        center = 2.0 / self.grid_size * offset - 1.0
         depth = z_depth.draw(self.training)[..., 0]
-        glimpses = cut_glimpses(x, centre, scale, self.glimpse_size).flatten(0, 1)
+        glimpses = cut_glimpses(x, center, scale, self.glimpse_size).flatten(0, 1)
         z_what = Gaussian.of(self.glimpse_encoder(glimpses).unflatten(0, pres_logits.shape))
         looks = z_what.draw(self.training).flatten(0, 1)
         decoded = torch.sigmoid(self.glimpse_decoder(looks)).unflatten(0, pres_logits.shape)
@@ -205,18 +207,18 @@ class SPACEForeground(nn.Module):
             z_shift=z_shift,
             z_depth=z_depth,
             z_what=z_what,
-            centre=centre,
+            center=center,
             scale=scale,
             depth=depth,
             glimpses=decoded,
         )
 
     def render(self, cells: Cells, with_boundary_loss: bool = False) -> Foreground:
-        """Put the objects of the cells on one image."""
-        rows, columns = paste_weights(cells.centre, cells.scale, self.glimpse_size, self.image_size)
-        colours, alpha = cells.glimpses.split([3, 1], dim=2)
+        """Render the objects of all cells into the image."""
+        rows, columns = paste_weights(cells.center, cells.scale, self.glimpse_size, self.image_size)
+        colors, alpha = cells.glimpses.split([3, 1], dim=2)
         alpha = alpha * cells.pres[..., None, None, None]
-        pasted = paste_glimpses(torch.cat([alpha * colours, alpha], dim=2), rows, columns)
+        pasted = paste_glimpses(torch.cat([alpha * colors, alpha], dim=2), rows, columns)
         paint, cover = pasted[:, :, :3], pasted[:, :, 3]
         layers = composite(cover, paint, cells.depth)
         loss = None

@@ -1,6 +1,7 @@
 """The convolutional networks of SPACE (Lin et al. 2020, appendix on architectures).
 
-Convolutions have CELU and group norm. Widths are config keys; strides follow from the sizes.
+All convolutions are followed by CELU and group norm. Widths are config keys; strides follow from
+the sizes.
 """
 
 import torch
@@ -8,25 +9,25 @@ from torch import nn
 
 from rmonet_d2.utils.errors import ConfigError
 
-# No norm has more groups, and no group fewer channels.
+# A group norm has at most this many groups, and a group at least this many channels.
 MAX_GROUPS = 8
 MIN_GROUP_CHANNELS = 4
-# Convolutions of the two encoders that halve their map, the first ones first to be used.
+# Indices of the encoders' convolutions that can halve their map; the first ones are used first.
 CELL_STRIDED = (0, 1, 2, 4)
 GLIMPSE_STRIDED = (1, 3, 4)
-# The glimpse encoder ends with a convolution over a whole map of this side.
+# The last convolution of the glimpse encoder covers a whole map of this side.
 GLIMPSE_END = 4
 
 
 def conv_block(in_channels: int, out_channels: int, kernel: int, stride: int = 1, pad: bool = True):
-    """Convolution, CELU, group norm; with a stride of 2 it halves a map of even size."""
+    """Build a convolution, CELU and group norm; a stride of 2 halves maps of even size."""
     padding = (kernel - stride + 1) // 2 if pad else 0
     conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding)
     return nn.Sequential(conv, nn.CELU(), group_norm(out_channels))
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """8 groups, or fewer where they would have less than 4 channels or not divide them."""
+    """Build a norm of at most 8 equal groups, with 4 channels or more unless there is one group."""
     groups = max(min(MAX_GROUPS, channels // MIN_GROUP_CHANNELS), 1)
     while channels % groups:
         groups -= 1
@@ -34,28 +35,29 @@ def group_norm(channels: int) -> nn.GroupNorm:
 
 
 def halvings(side: int, result: int) -> int:
-    """How often ``side`` must be halved to be ``result``; -1 if that is not possible."""
+    """Return how often ``side`` must be halved to become ``result``, or -1 if it never does."""
     ratio = side // result if result > 0 and side % result == 0 else 0
     return ratio.bit_length() - 1 if ratio > 0 and ratio & (ratio - 1) == 0 else -1
 
 
 class CellEncoder(nn.Module):
-    """Image -> features of G x G cells: five convolutions and a residual branch.
+    """Image -> features of G x G cells, by five convolutions and a lateral branch.
 
-    The branch, two 3x3 convolutions, lets a cell see its neighbours; its result is concatenated to
-    its input.
+    The branch has two 3x3 convolutions, which let a cell see its neighbors; its result is
+    concatenated with its input.
     """
 
     def __init__(self, image_size: tuple[int, int], grid: int, channels: list[int], dim: int):
         """
         Args:
-            image_size: (H, W), equal, G times 2, 4, 8 or 16.
+            image_size: (H, W), which must be equal: 2, 4, 8 or 16 times G.
             grid: G.
-            channels: of the five convolutions.
+            channels: widths of the five convolutions.
             dim: channels of the result.
 
         Raises:
-            ConfigError: an image, grid or list that does not fit; names the keys.
+            ConfigError: the image does not fit the grid, or ``channels`` does not have 5 numbers;
+                the message names the keys.
         """
         super().__init__()
         strided = halvings(image_size[0], grid)
@@ -85,17 +87,17 @@ class CellEncoder(nn.Module):
 
 
 class GlimpseEncoder(nn.Module):
-    """Glimpse -> parameters of q(z_what): convolutions down to 4x4, one over that, a linear one."""
+    """Glimpse -> parameters of q(z_what): convolutions to 4x4, then 1x1, and a linear layer."""
 
     def __init__(self, side: int, channels: list[int], out_dim: int):
         """
         Args:
-            side: of a glimpse: 8, 16 or 32.
-            channels: six numbers.
-            out_dim: of the result.
+            side: M, side of a glimpse in pixels: 8, 16 or 32.
+            channels: widths of the six convolutions.
+            out_dim: size of the result.
 
         Raises:
-            ConfigError: another side or number of channels; names the keys.
+            ConfigError: another side or number of channels is given; the message names the keys.
         """
         super().__init__()
         strided = halvings(side, GLIMPSE_END)
@@ -119,19 +121,19 @@ class GlimpseEncoder(nn.Module):
 
 
 class SubPixelDecoder(nn.Module):
-    """Latents -> maps, by pixel shuffle: every stage doubles the side, from a single pixel on."""
+    """Latents -> maps, by pixel shuffle: each stage doubles the side, starting at one pixel."""
 
     def __init__(self, in_dim: int, channels: list[int], out_channels: int, side: int, key: str):
         """
         Args:
-            in_dim: of the latents.
-            channels: of each stage; 2 ** (their number) is the side of the result.
-            out_channels: of the result.
-            side: of the wanted maps.
-            key: config key of ``channels``, for the message of an error.
+            in_dim: size of the latents.
+            channels: width of each stage; the side of the result is 2 ** (number of stages).
+            out_channels: channels of the result.
+            side: side of the result in pixels.
+            key: config key of ``channels``, for error messages.
 
         Raises:
-            ConfigError: another number of stages than ``side`` needs.
+            ConfigError: ``channels`` has another number of stages than ``side`` needs.
         """
         super().__init__()
         if 2 ** len(channels) != side:
