@@ -35,9 +35,9 @@ from rmonet_d2.utils.errors import ConfigError
 class RMONet(MixtureModel):
     """Region-based Multiple Object Net, with any mask head (UNet, Lite, ROI Align).
 
-    Trains on images alone: ground truth in the input is never read.
+    It trains on images alone and never reads ground truth in its input.
 
-    Without its detection branch (``WholeImageRegions``, Fig. 20) there are no pseudo labels and no
+    Without the detection branch (``WholeImageRegions``, Fig. 20), there are no pseudo labels and no
     RPN losses, and boxes and scores come from the masks.
     """
 
@@ -61,22 +61,22 @@ class RMONet(MixtureModel):
         """
         Args:
             backbone: image -> {name: feature map}.
-            proposal_generator: (features, size) -> (Regions, raw outputs), with ``pseudo_losses``;
-                raw outputs of None: there is no detection branch.
+            proposal_generator: (features, size) -> (Regions, raw outputs), with ``pseudo_losses``.
+                If the raw outputs are None, there is no detection branch.
             roi_heads: (features, regions, size) -> logits of alpha_k and their support.
-            pseudo_labels: the hook, m_k (B, R, H, W) and the iteration -> list[Instances] with
+            pseudo_labels: the hook, (m_k (B, R, H, W), iteration) -> list[Instances] with
                 ``gt_boxes``.
             region_warmup: replaces regions by random ones at the start of training.
-            mask_normalization: see the config.
-            vae_first_iters: iterations in which only the VAE learns.
-            box_source: "proposal" or "mask".
-            pseudo_label_masks: "attention" or "posterior", see the config.
-            test_mirrors, test_nms_thresholds: of :meth:`likeliest`, see TEST.AUG in the config;
-                both empty: one decomposition of each image.
-            **mixture: of :class:`MixtureModel`.
+            mask_normalization: see MODEL.SCENE.MASK_NORMALIZATION.
+            vae_first_iters: number of first iterations in which only the VAE learns.
+            box_source: which box is exported as ``pred_boxes``: "proposal" or "mask".
+            pseudo_label_masks: "attention" or "posterior", see MODEL.PSEUDO_LABELS.MASKS.
+            test_mirrors, test_nms_thresholds: alternatives that :meth:`likeliest` tries, see
+                TEST.AUG in the config. If both are empty, each image is decomposed once.
+            **mixture: arguments of :class:`MixtureModel`.
 
         Raises:
-            ConfigError: a value that a config key does not allow; names the key.
+            ConfigError: a config key has a value that it does not allow; the message names the key.
         """
         super().__init__(**mixture)
         check_choices(
@@ -130,11 +130,12 @@ class RMONet(MixtureModel):
     def forward(self, batched_inputs: list[dict]):
         """
         Args:
-            batched_inputs: dicts with "image", (3, H, W) RGB in 0..255 of INPUT.IMAGE_SIZE, and
-                optionally "height" and "width", the size of the wanted instances.
+            batched_inputs: one dict per image with "image", (3, H, W) RGB in 0..255 of
+                INPUT.IMAGE_SIZE, and optionally "height" and "width", the size of the instances to
+                return.
 
         Returns:
-            In training, {"loss_*": scalar}, already weighted. Otherwise the list of dicts that
+            In training, {"loss_*": scalar}, already weighted. Otherwise, the list of dicts that
             :meth:`MixtureModel.export` documents.
         """
         x = self.preprocess(batched_inputs)
@@ -149,7 +150,7 @@ class RMONet(MixtureModel):
         losses = self.generative_losses(x, log_masks, decoded)
         pseudo = None
         if vae_only and torch.distributed.is_initialized():
-            losses["loss_frozen"] = self._untouched()
+            losses["loss_frozen"] = self._zero_of_frozen()
         if not vae_only:
             self.log_foreground(log_masks)
         if not vae_only and rpn_outputs is not None:
@@ -163,12 +164,16 @@ class RMONet(MixtureModel):
         return self.weighted(losses)
 
     def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The backbone's maps, and the standardized image itself as "image"."""
+        """Compute the backbone's feature maps; the standardized image itself is "image"."""
         image = self.standardize(x)
         return {"image": image, **self.backbone(image)}
 
     def attend(self, x: torch.Tensor, iteration: int | None = None):
-        """The spatial attention network f_psi of Eq. 1: x -> t_k and log m_k.
+        """Apply the spatial attention network f_psi of Eq. 1: x -> t_k and log m_k.
+
+        Args:
+            x: see the table above.
+            iteration: training iteration, for the region warm-up; None in evaluation.
 
         Returns:
             (Regions, raw RPN outputs or None, log masks (B, K, H, W))
@@ -180,7 +185,10 @@ class RMONet(MixtureModel):
         return regions, rpn_outputs, self.masks_of(features, regions)
 
     def masks_of(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
-        """log m_k, (B, K, H, W); in evaluation no time is spent on regions that no image has."""
+        """Compute log m_k, (B, K, H, W).
+
+        In evaluation, region slots that are empty in every image are skipped.
+        """
         used = regions if self.training else regions.used()
         logits, support = self.roi_heads(features, used, self.image_size)
         log_masks = self.normalize_masks(logits, support)
@@ -195,13 +203,13 @@ class RMONet(MixtureModel):
     def masks_to_label(
         self, x: torch.Tensor, log_masks: torch.Tensor, decoded: VAEOutputs
     ) -> torch.Tensor:
-        """(B, K, H, W) masks that become pseudo boxes: m_k, or the posterior of Eq. 2."""
+        """Return the masks (B, K, H, W) that become pseudo boxes: m_k or the posterior of Eq. 2."""
         if self.pseudo_label_masks == "posterior":
             log_masks = log_responsibilities(x, decoded.x_k, log_masks, self.sigma)
         return log_masks.exp()
 
     def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
-        """Decompose images: the list of dicts that :meth:`forward` documents."""
+        """Decompose images and return the list of dicts that :meth:`forward` documents."""
         if self.test_mirrors or self.test_nms_thresholds:
             regions, log_masks = self.likeliest(x)
         else:
@@ -210,11 +218,11 @@ class RMONet(MixtureModel):
         return self.export(x, log_masks, batched_inputs, regions, self.box_source)
 
     def likeliest(self, x: torch.Tensor) -> tuple[Regions, torch.Tensor]:
-        """The regions and log m_k, (B, K, H, W), with the highest ELBO of all alternatives.
+        """Return the regions and log m_k, (B, K, H, W), with the highest ELBO of all alternatives.
 
-        Not in the paper. Which regions come first, and how many cover an object, decides what
-        stick-breaking can give to whom. The ELBO of Eq. 3 tells an explanation that fits from one
-        where two objects share a component, without any label.
+        This is not in the paper. The order of the regions, and how many of them cover an object,
+        limits how stick-breaking can divide the image. The ELBO of Eq. 3 distinguishes, without any
+        label, an explanation that fits from one in which two objects share a component.
         """
         best = None
         for regions, log_masks in self._alternatives(x):
@@ -231,7 +239,7 @@ class RMONet(MixtureModel):
         return best[1], best[2]
 
     def _alternatives(self, x: torch.Tensor) -> Iterator[tuple[Regions, torch.Tensor]]:
-        """Regions and log masks for each threshold of NMS, in the image and in mirrored ones."""
+        """Yield regions and log masks for the image and its mirror images, per NMS threshold."""
         for name in ["", *self.test_mirrors]:
             features = self.features(mirror(x, name).contiguous(memory_format=self.memory_format))
             _, outputs = self.proposal_generator(features, self.image_size)
@@ -240,8 +248,8 @@ class RMONet(MixtureModel):
                 log_masks = mirror(self.masks_of(features, regions), name)
                 yield mirror_regions(regions, name, self.image_size), log_masks
 
-    def _untouched(self) -> torch.Tensor:
-        """0, with a gradient of 0 to all that is frozen: DDP expects one for each parameter."""
+    def _zero_of_frozen(self) -> torch.Tensor:
+        """Return 0 with zero gradients for all frozen parameters: DDP expects one for each."""
         modules = (self.backbone, self.proposal_generator, self.roi_heads)
         return 0.0 * sum(p.sum() for module in modules for p in module.parameters())
 
