@@ -18,15 +18,15 @@ TAKE_TURNS := $(if $(shell command -v flock 2>/dev/null),flock requirements.lock
 
 help:
 	@echo "make demo       sets up, generates scenes, trains and evaluates a model, writes a report"
-	@echo "make test       sets up and runs the whole test suite"
+	@echo "make test       sets up, then runs make lint and the whole test suite"
 	@echo "make setup      builds .venv with everything installed (5 GB; a few minutes)"
-	@echo "make lint       checks the code with ruff (style and format)"
+	@echo "make lint       checks style and format with ruff, and types with mypy"
 	@echo "make clean      removes build products and caches; keeps .venv, datasets and output"
 	@echo "make distclean  make clean, and removes what make setup built"
 
 setup: $(READY)
 
-test: $(READY)
+test: lint
 	$(PY) -m pytest -n 2 --dist worksteal
 
 demo: $(READY)
@@ -35,9 +35,10 @@ demo: $(READY)
 lint: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean

@@ -53,7 +53,7 @@ setup(
     version="0.1.0",
     description="R-MONet: unsupervised object discovery with regions, on Detectron2",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "NOTICE"],
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     keywords="object discovery, unsupervised learning, scene decomposition, detectron2",
@@ -98,6 +98,6 @@ setup(
         "headless": ["opencv-python-headless>=4.8"],
         "render": ["bpy>=5.0,<5.1"],  # tested: 5.0.1; other versions give slightly other pictures
         "test": ["pytest>=7.4", "pytest-xdist>=3.5", "scikit-learn>=1.3", "protobuf>=4.22"],
-        "lint": ["ruff>=0.6"],
+        "lint": ["ruff>=0.6", "mypy>=1.15"],
     },
 )
