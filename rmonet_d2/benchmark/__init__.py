@@ -1,1 +1,1 @@
-"""Measurements of speed and memory: ratios of what ran side by side in one run."""
+"""Measurements of speed and memory, as ratios of variants that run side by side."""

@@ -1,4 +1,4 @@
-"""How many images a second the training loader gives, without any model."""
+"""Images per second that the training loader delivers, without any model."""
 
 import json
 import time
@@ -12,12 +12,12 @@ from rmonet_d2.data import build_train_loader, register_packed_instances
 from rmonet_d2.datasets.generate.multi_dsprites import SceneSettings, make_scenes
 
 PACKED = "benchmark_packed"
-# MS-COCO's most frequent size, width and height.
+# The most frequent (width, height) in MS-COCO.
 PHOTO_SIZE = (640, 480)
 
 
 def write_packed(folder: Path, size: int, count: int) -> str:
-    """Register generated scenes as packed images; returns the data set's name."""
+    """Write generated scenes as packed images and register them; return the data set's name."""
     made = make_scenes(SceneSettings(size=size), "benchmark", np.arange(count))
     np.save(folder / "images.npy", made.images)
     images = [
@@ -30,11 +30,11 @@ def write_packed(folder: Path, size: int, count: int) -> str:
 
 
 def write_photos(folder: Path, count: int) -> str:
-    """Write JPEG files of a photograph's size and detail; returns the name of the data set."""
+    """Write JPEG files as large and detailed as photographs; return the data set's name."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     for i in range(count):
-        # Coarse noise enlarged, and fine noise on it: files of about 60 to 90 KiB, as COCO's.
+        # Enlarged coarse noise plus fine noise gives files of 60 to 90 KiB, like those of COCO.
         coarse = generator.integers(0, 256, (30, 40, 3), dtype=np.uint8)
         pixels = np.asarray(
             Image.fromarray(coarse).resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.int16
@@ -46,19 +46,19 @@ def write_photos(folder: Path, count: int) -> str:
 
 
 def images_per_second(cfg: CfgNode, name: str, num_workers: int, seconds: float = 3.0) -> float:
-    """The rate of the training loader of one data set, after its first batches.
+    """Measure the images per second of the training loader of one data set.
 
     Args:
-        cfg: reads SOLVER.IMS_PER_BATCH and INPUT.
-        name: the data set.
+        cfg: config, of which this reads SOLVER.IMS_PER_BATCH and INPUT.
+        name: name of the data set.
         num_workers: DATALOADER.NUM_WORKERS.
-        seconds: how long to measure.
+        seconds: duration of the measurement, which starts after the first batches.
     """
     cfg = cfg.clone()
     cfg.DATASETS.TRAIN = (name,)
     cfg.DATALOADER.NUM_WORKERS = num_workers
     batches = iter(build_train_loader(cfg))
-    # What workers fetch ahead before the clock starts must not count.
+    # Batches that the workers have prefetched before the clock starts must not count.
     for _ in range(4 * num_workers + 2):
         next(batches)
     count, start = 0, time.perf_counter()

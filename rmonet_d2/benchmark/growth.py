@@ -1,4 +1,4 @@
-"""How time and memory of training grow with the components, the image size and the batch."""
+"""Growth of training time and memory with the number of components, image size and batch size."""
 
 import gc
 
@@ -12,32 +12,32 @@ from rmonet_d2.benchmark.training import Step, config_of, peak_memory
 from rmonet_d2.visualization.drawing import colour
 from rmonet_d2.visualization.figures import GREY, style_axes
 
-COMPONENTS, SIDE, BATCH = "components K", "side of the image", "images a step"
+COMPONENTS, SIDE, BATCH = "components K", "side of the image", "images per step"
 VALUES = {COMPONENTS: (4, 8, 16, 32), SIDE: (64, 128, 256), BATCH: (1, 4, 16, 64)}
 MEMORY, SECONDS = "memory, MiB", "seconds"
 
 
 def overrides(axis: str, value: int) -> list:
-    """The config keys that set one of the axes."""
+    """Return the config overrides that set one of the axes to a value."""
     if axis == COMPONENTS:
         return ["MODEL.SCENE.NUM_COMPONENTS", value]
     if axis == SIDE:
-        # Four images: sixteen of 256x256 take more memory than many machines have.
+        # Four images, because sixteen of 256x256 need more memory than many machines have.
         return ["INPUT.IMAGE_SIZE", [value, value], "SOLVER.IMS_PER_BATCH", 4]
     return ["SOLVER.IMS_PER_BATCH", value]
 
 
 def work(cfg: CfgNode) -> int:
-    """Pixels times components of a step, what its cost should not outgrow."""
+    """Return pixels times components of a step. Its cost should not grow faster than this."""
     height, width = cfg.INPUT.IMAGE_SIZE
     return height * width * cfg.MODEL.SCENE.NUM_COMPONENTS * cfg.SOLVER.IMS_PER_BATCH
 
 
 def exponent(work_done: list[float], cost: list[float]) -> float:
-    """p of the least-squares fit of cost = c work^p, in logarithms.
+    """Fit cost = c work^p by least squares on logarithms, and return p.
 
     Raises:
-        ValueError: fewer than two points, or one that is not positive.
+        ValueError: there are fewer than two points, or one is not positive.
     """
     if len(work_done) < 2 or min(*work_done, *cost) <= 0:
         raise ValueError("a fit of growth needs at least two positive points")
@@ -45,7 +45,7 @@ def exponent(work_done: list[float], cost: list[float]) -> float:
 
 
 def measure(config_file: str, opts: list, axis: str, value: int, repeats: int) -> dict:
-    """One training step's median seconds, and the memory it adds, with ``axis`` at ``value``."""
+    """Measure the median seconds of a training step and its memory, with ``axis`` at ``value``."""
     opts = [*opts, *overrides(axis, value)]
     cfg = config_of(config_file, opts)
     step = Step(cfg)
@@ -59,16 +59,16 @@ def measure(config_file: str, opts: list, axis: str, value: int, repeats: int) -
 def measure_growth(
     config_file: str, opts: list, values: dict[str, tuple[int, ...]], repeats: int
 ) -> dict[str, dict]:
-    """All axes, one after the other.
+    """Measure the growth along all axes, one after the other.
 
     Args:
-        config_file, opts: the config; ``opts`` sets what does not change along an axis.
-        values: axis -> ascending values, at least two.
+        config_file, opts: config file and overrides that hold on all axes.
+        values: {axis: ascending values, at least two}.
         repeats: timed steps at each value.
 
     Returns:
-        {axis: {"points": of :func:`measure`, "exponents": {cost: of its growth with pixels times
-        components}}}
+        {axis: {"points": list of results of :func:`measure`, "exponents": {cost: exponent of its
+        growth with pixels times components}}}
     """
     found = {}
     for axis, along in values.items():
@@ -82,13 +82,13 @@ def measure_growth(
 
 
 def fitted(work_done: list[float], cost: list[float], power: float) -> np.ndarray:
-    """The costs of the fit with the exponent ``power``, through the points' mean in logarithms."""
+    """Return the costs of the fit with exponent ``power`` through the mean of the log points."""
     log_work, log_cost = np.log(work_done), np.log(cost)
     return np.exp(log_cost.mean() + power * (log_work - log_work.mean()))
 
 
 def growth_figure(found: dict[str, dict]) -> Figure:
-    """Seconds and memory over each axis, both axes logarithmic, with the fits, dashed."""
+    """Draw seconds and memory over each axis on log-log scales, with the fits as dashed lines."""
     figure = Figure(figsize=(4 * len(found), 6.4), layout="constrained")
     rows = figure.subplots(2, len(found), squeeze=False)
     for row, cost in zip(rows, (SECONDS, MEMORY), strict=True):

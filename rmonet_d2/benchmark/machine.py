@@ -1,4 +1,4 @@
-"""What the machine is, and how fast it multiplies matrices."""
+"""Description of the machine, and how fast it multiplies matrices."""
 
 import platform
 
@@ -12,7 +12,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """Processor or accelerator, threads, and versions, for the head of a table."""
+    """Describe the processor or GPU, threads and versions, for the head of a report."""
     info = {"device": str(device), "processor": processor()}
     if device.type == "cuda":
         info["processor"] = torch.cuda.get_device_name(device)
@@ -23,13 +23,15 @@ def describe(device: torch.device) -> dict[str, str]:
 
 
 def matmul_size(device: torch.device) -> int:
-    """The side of the matrices whose product :func:`matmul_rates` should time: 2048, or 512 where
-    one product of 2048 in emulated bfloat16 takes a minute."""
+    """Return the side of the matrices that :func:`matmul_rates` should multiply.
+
+    2048, or 512 where bfloat16 is emulated and a single product of side 2048 takes a minute.
+    """
     return 512 if emulates_bfloat16(device.type) else 2048
 
 
 def matmul_rates(device: torch.device, size: int = 2048, repeats: int = 9) -> dict[str, float]:
-    """GFLOP/s of the product of two square matrices: {"fp32": ..., "bf16": ...}."""
+    """Measure the GFLOP/s of the product of square matrices: {"fp32": ..., "bf16": ...}."""
     functions = {}
     for name, dtype in DTYPES.items():
         a, b = torch.randn(2, size, size, device=device).to(dtype)

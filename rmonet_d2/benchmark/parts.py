@@ -1,4 +1,4 @@
-"""Where the time and memory of R-MONet's training step and inference go."""
+"""Breakdown of the time and memory of R-MONet's training step and inference into parts."""
 
 from collections.abc import Callable
 
@@ -11,12 +11,13 @@ REST = "the rest"
 
 
 def parts_of_step(cfg: CfgNode, repeats: int, training: bool) -> list[dict]:
-    """Each part of a training step, or of the inference of the same batch.
+    """Measure each part of a training step, or of the inference of the same batch.
 
     Returns:
-        A dict a part: "part", "ms", median over the repeats, "%" of all, "stays, MiB", memory
-        that the part leaves behind, and "peak, MiB", the most while it runs, above what was there
-        before the step, when there were no gradients. "the rest" is all that is in no other part.
+        One dict per part: "part", "ms" (median over the repeats), "%" of the whole, "stays, MiB"
+        (memory that is still allocated after the part) and "peak, MiB" (peak while the part runs,
+        above what was allocated before the step, when there were no gradients). "the rest" covers
+        everything outside the other parts.
     """
     step = Step(cfg)
     step.model.train(training)

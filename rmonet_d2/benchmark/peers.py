@@ -1,4 +1,4 @@
-"""Inference of this project's systems beside Detectron2's own Mask R-CNN."""
+"""Inference speed of this project's systems beside that of Detectron2's Mask R-CNN."""
 
 from collections.abc import Callable
 
@@ -14,12 +14,12 @@ MASK_RCNN = "Detectron2's Mask R-CNN, R18-FPN"
 
 
 def mask_rcnn_config(image_size: tuple[int, int], max_objects: int, device: str) -> CfgNode:
-    """Mask R-CNN with ResNet18 and FPN, one class, untrained, for images as they are.
+    """Configure an untrained Mask R-CNN with ResNet18, FPN and one class, without resizing.
 
     Args:
         image_size: (H, W).
-        max_objects: detections an image, as many as the other systems have foreground components;
-            an untrained network would give 100.
+        max_objects: detections per image, the number of foreground components of the other systems;
+            an untrained network would otherwise output 100.
         device: "cpu" or "cuda".
     """
     cfg = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml")
@@ -33,12 +33,13 @@ def mask_rcnn_config(image_size: tuple[int, int], max_objects: int, device: str)
 
 
 class MaskRCNN:
-    """Inference of a batch of generated scenes, as :meth:`Step.infer`."""
+    """Inference on a batch of generated scenes, as in :meth:`Step.infer`."""
 
     def __init__(self, cfg: CfgNode):
         """
         Args:
-            cfg: of one of this project's systems: image size, batch, K and device are taken over.
+            cfg: config of one of this project's systems, which determines the image size, batch
+                size, K and device.
         """
         objects = cfg.MODEL.SCENE.NUM_COMPONENTS - 1
         own = mask_rcnn_config(cfg.INPUT.IMAGE_SIZE, objects, cfg.MODEL.DEVICE)
@@ -54,17 +55,17 @@ class MaskRCNN:
 def time_inference(
     configs: dict[str, tuple[str, list]], opts: list, repeats: int
 ) -> dict[str, dict[str, float]]:
-    """Inference of systems in float32 and bfloat16, and of Mask R-CNN, side by side.
+    """Time the inference of systems, in float32 and bfloat16, and of Mask R-CNN side by side.
 
     Args:
-        configs: title -> config file and what this system changes in it; the image size, K and
-            batch of the first are Mask R-CNN's.
-        opts: what all of them change, as device and batch.
-        repeats: timed batches of each.
+        configs: {title: (config file, its overrides)}; Mask R-CNN uses the image size, K and batch
+            size of the first one.
+        opts: overrides that all of them share, such as device and batch size.
+        repeats: timed batches per system.
 
     Returns:
-        {title: {"fp32": images/s, "bf16": images/s}}; Mask R-CNN, some of whose operators have no
-        bfloat16 on the CPU, in float32 alone.
+        {title: {"fp32": images/s, "bf16": images/s}}. Mask R-CNN has float32 only, because some of
+        its operators do not support bfloat16 on a CPU.
     """
     runs: dict[tuple[str, str], Callable[[], None]] = {}
     steps = []

@@ -1,4 +1,4 @@
-"""The pseudo-label hooks beside the scikit-image loop, on the same masks."""
+"""Speed of the pseudo-label hooks beside the scikit-image loop, on the same masks."""
 
 from functools import partial
 
@@ -19,8 +19,11 @@ HOOKS = {"compiled": CompiledMultiOtsu, "torch": BatchedMultiOtsu, "scikit-image
 
 
 def soft_masks(batch: int, regions: int, size: int) -> torch.Tensor:
-    """(B, R, H, W) in [0, 1]: the masks of generated sprites with soft edges, as a trained model
-    gives them; the masks without a sprite are faint blurs of the others, exactly 0 elsewhere."""
+    """Make masks like those of a trained model: (B, R, H, W) in [0, 1].
+
+    They are the masks of generated sprites with soft edges. Masks without a sprite are faint blurs
+    of the others, and exactly 0 elsewhere.
+    """
     settings = SceneSettings(size=size)
     owner = torch.from_numpy(make_scenes(settings, "benchmark", np.arange(batch)).owner)
     sprites = settings.max_sprites
@@ -33,7 +36,7 @@ def soft_masks(batch: int, regions: int, size: int) -> torch.Tensor:
 
 
 def equal_labels(first: list[Instances], second: list[Instances]) -> bool:
-    """Whether two hooks gave the same boxes, of the same masks, in the same order."""
+    """Return whether two hooks gave the same boxes for the same masks in the same order."""
     return all(
         len(a) == len(b)
         and torch.equal(a.gt_boxes.tensor.cpu(), b.gt_boxes.tensor.cpu())
@@ -45,15 +48,20 @@ def equal_labels(first: list[Instances], second: list[Instances]) -> bool:
 def compare_hooks(
     batch: int, num_components: int, size: int, repeats: int, device: torch.device, **options
 ) -> dict:
-    """Seconds of the hooks on (batch, K - 1, size, size) masks, and whether their boxes are equal.
+    """Time the hooks on (batch, K - 1, size, size) masks, and compare their boxes.
 
-    "compiled" is the default hook: on a GPU, and where there was no compiler, the same as "torch".
+    "compiled" is the default hook. On a GPU, and where the loops could not be compiled, it does the
+    same as "torch".
 
     Args:
         batch, num_components, size: B, K and the side of the square images.
-        repeats: timed calls of each hook.
-        device: where the masks are.
-        **options: of the hooks, see :class:`rmonet_d2.modeling.pseudo_labels.PseudoLabels`.
+        repeats: timed calls per hook.
+        device: device of the masks.
+        **options: arguments of :class:`rmonet_d2.modeling.pseudo_labels.PseudoLabels`.
+
+    Returns:
+        "shape" of the masks, number of "boxes", whether all hooks gave "equal_boxes", "seconds" of
+        each hook, and the "ratio" of scikit-image's seconds to them.
     """
     masks = soft_masks(batch, num_components - 1, size).to(device)
     hooks = {name: hook(**options) for name, hook in HOOKS.items()}

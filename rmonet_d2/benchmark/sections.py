@@ -1,4 +1,4 @@
-"""The sections of the benchmark: each measures, prints a table, and returns its figures.
+"""The sections of the benchmark; each measures something, prints a table and returns its numbers.
 
 ``args`` are the parsed arguments of :mod:`rmonet_d2.cli.benchmark`.
 """
@@ -135,7 +135,7 @@ def growth(args) -> dict:
 
 
 def tables_of_all_systems(opts: list) -> dict[str, tuple[str, list]]:
-    """Title -> config file and overrides: the paper's tables for Multi-dSprites, with ``opts``."""
+    """Return {title: (config file, overrides)} of the named configs for Multi-dSprites."""
     return {
         system.title: (file_name, [*overrides, *opts])
         for system in SYSTEMS.values()
@@ -160,7 +160,7 @@ def models(args) -> list[dict]:
         }
         for title in configs
     ]
-    print(f"\n## All systems, the paper's tables for Multi-dSprites, batch of {args.batch_size}\n")
+    print(f"\n## All systems, the named configs for Multi-dSprites, batch of {args.batch_size}\n")
     print(table(list(rows[0]), (list(row.values()) for row in rows)))
     return rows
 
@@ -185,7 +185,7 @@ def peers(args) -> dict:
     without = [*overrides, "TEST.OUTPUTS", []]
     configs[f"{systems[0].title}, boxes and masks alone"] = (file_name, without)
     rates = time_inference(configs, args.opts, args.repeats)
-    print(f"\n## Inference at 128x128, the paper's tables for CLEVR, batch of {args.batch_size}\n")
+    print(f"\n## Inference at 128x128, the named configs for CLEVR, batch of {args.batch_size}\n")
     rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
     print(table(["images/s", "fp32", "bf16"], rows))
     return rates
@@ -204,13 +204,13 @@ def matmul(args) -> list[dict]:
         rate = gflop / seconds["seconds"]
         rows.append([name, gflop, rate, rates[dtype], 100 * rate / rates[dtype]])
     print("\n## Share of the matrix product's rate\n")
-    header = ["training step", "GFLOP a step", "GFLOP/s", f"{size} x {size} product, GFLOP/s", "%"]
+    header = ["training step", "GFLOP/step", "GFLOP/s", f"{size} x {size} product, GFLOP/s", "%"]
     print(table(header, rows))
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-# The hook comes first: its many small operations are a quarter slower in a process whose heap has
-# trained models in it.
+# The hook comes first, because its many small operations are a quarter slower in a process that has
+# already trained models.
 SECTIONS = {
     "pseudo_labels": pseudo_labels,
     "step": step,
@@ -227,7 +227,7 @@ SECTIONS = {
 
 
 def run_sections(args) -> None:
-    """Run the sections that are asked for, or all of them, and write ``--json``."""
+    """Run the requested sections, or all of them, and write the file of ``--json``."""
     args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     args.opts += ["SOLVER.IMS_PER_BATCH", args.batch_size, "MODEL.DEVICE", args.device]
     results = {"machine": machine.describe(torch.device(args.device)), "config": args.config_file}

@@ -1,4 +1,4 @@
-"""Timing of functions side by side, and time and memory of parts inside a function."""
+"""Times functions side by side, and measures time and memory of the parts of a function."""
 
 import time
 from collections import defaultdict
@@ -12,31 +12,27 @@ import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-# Marks the parts of a Stopwatch among the events of PyTorch's profiler.
+# Prefix that marks the parts of a Stopwatch among the events of PyTorch's profiler.
 _PART = "part: "
 CPU = torch.device("cpu")
 Name = TypeVar("Name", bound=Hashable)
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for an accelerator; nothing on the CPU."""
+    """Wait until a GPU has finished its pending work; do nothing on the CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @dataclass
 class Timing:
-    """Seconds a call over the repeats of one function."""
+    """Seconds of each timed call of one function."""
 
     seconds: list[float]
 
     @property
     def median(self) -> float:
         return median(self.seconds)
-
-    @property
-    def best(self) -> float:
-        return min(self.seconds)
 
 
 def side_by_side(
@@ -46,15 +42,15 @@ def side_by_side(
     device: torch.device = CPU,
     turn: int = 3,
 ) -> dict[Name, Timing]:
-    """Time functions in turns, so that what else the machine does hits all of them alike.
+    """Time functions in turn, so that other load on the machine affects all of them alike.
 
     Args:
-        functions: name -> function.
-        repeats: timed calls of each.
-        warmup: calls of each before.
-        device: waited for before each reading of the clock.
-        turn: calls of one function in a row; the first of them, with the other functions' data in
-            the caches, is not timed.
+        functions: {name: function}.
+        repeats: timed calls per function.
+        warmup: calls per function before the first timed one.
+        device: synchronized before each reading of the clock.
+        turn: timed calls of one function in a row. An untimed call precedes them, because the
+            caches still hold the data of another function.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -73,7 +69,7 @@ def side_by_side(
 
 
 class Stopwatch:
-    """Seconds of named parts, added up over calls; parts may be wrapped methods."""
+    """Records the seconds of named parts of a computation; a part may be a wrapped method."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -99,11 +95,11 @@ class Stopwatch:
         setattr(owner, attribute, timed)
 
     def memory(self, function: Callable[[], object]) -> dict[str, tuple[float, float]]:
-        """Memory of the parts in one call of a function that runs each of them once.
+        """Measure the memory of all parts in one call of a function that runs each part once.
 
         Returns:
-            name -> (MiB that are there after the part and were not before it, MiB at the part's
-            peak above what was there when the function began), of tensors on the device.
+            {name: (MiB that the part leaves allocated, MiB at the part's peak above what was
+            allocated when the function began)}, of tensors on the device.
         """
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":

@@ -1,4 +1,4 @@
-"""Training steps and inference: speed, memory, and the share of the matmul rate."""
+"""Speed, memory and floating-point operations of training steps and inference."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from rmonet_d2.utils.memory import keep_freed_memory
 from rmonet_d2.utils.precision import training_autocast
 
 FP32 = ["SOLVER.AMP.ENABLED", False]
-# What is asked for, on any CPU.
+# bfloat16 even on a CPU that emulates it.
 BF16 = [*("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.EMULATED", True), "SOLVER.AMP.DTYPE", "bfloat16"]
 CONTIGUOUS = ["MODEL.SCENE.CHANNELS_LAST", False]
 CHANNELS_LAST = ["MODEL.SCENE.CHANNELS_LAST", True]
-# Name -> config overrides. The first is what the others are compared with.
+# Name -> config overrides. The first variant is the baseline of the others.
 VARIANTS = {
     "plain, fp32": ["MODEL.META_ARCHITECTURE", "PlainRMONet", *FP32, *CONTIGUOUS],
     "fp32": [*FP32, *CONTIGUOUS],
@@ -35,9 +35,9 @@ VARIANTS = {
     "bf16": [*BF16, *CONTIGUOUS],
     "bf16, channels-last": [*BF16, *CHANNELS_LAST],
 }
-# A step well after the random regions and the VAE's first iterations.
+# An iteration long after the random regions and the VAE's first iterations.
 LATE = 10**6
-# Steps that are timed before a budget of time becomes iterations.
+# Number of steps that are timed to convert a time budget into iterations.
 _TRIAL_STEPS = 10
 
 
@@ -77,7 +77,7 @@ class Step:
 
 
 def scenes(cfg: CfgNode) -> list[dict]:
-    """A batch of generated scenes, ``SOLVER.IMS_PER_BATCH`` of them, as the mapper gives them."""
+    """Return a batch of ``SOLVER.IMS_PER_BATCH`` generated scenes, in the mapper's format."""
     height, width = cfg.INPUT.IMAGE_SIZE
     settings = SceneSettings(size=max(height, width))
     made = make_scenes(settings, "benchmark", np.arange(cfg.SOLVER.IMS_PER_BATCH))
@@ -86,7 +86,7 @@ def scenes(cfg: CfgNode) -> list[dict]:
 
 
 def config_of(config_file: str, opts: list) -> CfgNode:
-    """A config without pictures, with the RPN's threshold at 0 so that all regions are at work."""
+    """Load a config without pictures, and with an RPN score threshold of 0 to use all regions."""
     return load_config(
         config_file, [*opts, "VIS_PERIOD", 0, "MODEL.RPN.SCORE_THRESH_TEST", 0.0, "SEED", 1]
     )
@@ -95,16 +95,16 @@ def config_of(config_file: str, opts: list) -> CfgNode:
 def compare(
     config_file: str, opts: list, variants: dict[str, list], repeats: int, training: bool
 ) -> dict[str, dict]:
-    """Steps of the variants side by side.
+    """Time the steps of variants of a config side by side.
 
     Args:
-        config_file, opts: the config, and what all variants change in it.
-        variants: name -> what this one changes.
-        repeats: timed steps of each.
-        training: training steps, or inference of the same batch.
+        config_file, opts: config file and overrides that all variants share.
+        variants: {name: overrides of this variant}.
+        repeats: timed steps per variant.
+        training: time training steps; otherwise inference on the same batch.
 
     Returns:
-        {name: {"seconds": median of a step, "images_per_s"}}
+        {name: {"seconds": median of a step, "images_per_s": images per second}}
     """
     steps = {
         name: Step(config_of(config_file, [*opts, *extra])) for name, extra in variants.items()
@@ -113,7 +113,7 @@ def compare(
 
 
 def time_steps(steps: dict[str, Step], repeats: int, training: bool) -> dict[str, dict]:
-    """Steps side by side; returns what :func:`compare` does."""
+    """Time steps side by side; return the same as :func:`compare`."""
     for step in steps.values():
         step.model.train(training)
     runs: dict[str, Callable[[], None]] = {
@@ -131,19 +131,21 @@ def time_steps(steps: dict[str, Step], repeats: int, training: bool) -> dict[str
 
 
 def count_parameters(step: Step) -> int:
-    """Trainable parameters of a step's model."""
+    """Return the number of trainable parameters of a step's model."""
     return sum(p.numel() for p in step.model.parameters() if p.requires_grad)
 
 
 def step_gflop(step: Step) -> float:
-    """GFLOP of convolutions and matrix products in one training step, forward and backward."""
+    """Count the GFLOP of convolutions and matrix products in the forward and backward pass."""
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 1e9
 
 
 def peak_memory(config_file: str, opts: list) -> dict[str, float]:
-    """MiB that steps add to a fresh process: the accelerator's, or the resident set on the CPU.
+    """Measure the memory that steps add to a fresh process.
+
+    On a GPU this is the memory of tensors, on a CPU the resident set.
 
     Returns:
         {"training": MiB, "inference": MiB}
@@ -160,11 +162,11 @@ def peak_memory(config_file: str, opts: list) -> dict[str, float]:
 
 
 def measure_peaks(config_file: str, opts: list) -> dict[str, float]:
-    """For :func:`peak_memory`, in the process that is measured."""
+    """Run the steps of :func:`peak_memory` in the current process; return the peaks in MiB."""
     keep_freed_memory()
     step = Step(config_of(config_file, opts))
     on_gpu = step.device.type == "cuda"
-    # Inference first: training needs more, and what it freed would be there already.
+    # Inference comes first, because memory that training freed would already be available to it.
     before = 0.0 if on_gpu else _reset_peak()
     peaks = {}
     for name, run in (("inference", step.infer), ("training", step)):
@@ -179,7 +181,7 @@ def measure_peaks(config_file: str, opts: list) -> dict[str, float]:
 
 
 def _reset_peak() -> float:
-    """Forget the peak so far, where the system can; MiB that it then counts from."""
+    """Reset the recorded peak, if the system allows it; return the new baseline in MiB."""
     if os.path.exists("/proc/self/clear_refs"):
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
@@ -187,7 +189,7 @@ def _reset_peak() -> float:
 
 
 def _peak_resident() -> float:
-    """Peak resident set of this process, in MiB."""
+    """Return the peak resident set of this process in MiB."""
     if os.path.exists("/proc/self/status"):
         with open("/proc/self/status") as file:
             line = next(line for line in file if line.startswith("VmHWM"))
@@ -197,7 +199,7 @@ def _peak_resident() -> float:
 
 
 def seconds_per_step(cfg: CfgNode) -> float:
-    """Mean seconds of a training step on generated scenes, after a few that do not count."""
+    """Measure the mean seconds of a training step on generated scenes, after a few warm-ups."""
     step = Step(cfg)
     for _ in range(3):
         step()
