@@ -41,6 +41,11 @@ class RunLog:
         return self.config.get("SOLVER", {}).get("IMS_PER_BATCH")
 
     @property
+    def has_test_data(self) -> bool:
+        """Whether the config names test data, without which nothing is evaluated."""
+        return bool(self.config.get("DATASETS", {}).get("TEST"))
+
+    @property
     def iterations(self) -> int:
         """Number of training iterations, according to the last logged one."""
         rows = [row["iteration"] for row in self.rows if "total_loss" in row]

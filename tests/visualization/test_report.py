@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.utils.run_log import RunLog, find_results, read_metrics, read_run
 from rmonet_d2.visualization.figures import ari_curve
 from rmonet_d2.visualization.report import build_report, write_report
+from rmonet_d2.visualization.results_table import boxes_by_kind, paper_results
 
 CONFIG = """
-MODEL: {META_ARCHITECTURE: RMONet, RMONET: {NUM_COMPONENTS: 6}}
+MODEL: {META_ARCHITECTURE: RMONet, SCENE: {NUM_COMPONENTS: 6, BOX_SOURCE: proposal}}
 SOLVER: {IMS_PER_BATCH: 16, BASE_LR: 0.0003, MAX_ITER: 200}
 INPUT: {IMAGE_SIZE: [64, 64]}
 DATASETS:
@@ -81,10 +83,89 @@ def test_a_whole_report(tmp_path):
     assert "Iteration 0<" in text and "Iteration 200<" in text
 
 
+def test_wide_contents_scroll_inside_their_frames(tmp_path):
+    text = build_report(str(make_run(tmp_path / "demo")))
+    # A table or picture sheet that is wider than a phone's screen must not widen the page.
+    assert len(re.findall(r'<div class="scroll">\s*<table', text)) == text.count("<table") == 2
+    assert len(re.findall(r'<div class="scroll( wide)?"><img', text)) == text.count("<img") == 7
+    assert ".scroll { overflow-x: auto; }" in text
+
+
 def test_an_empty_folder_says_what_is_missing(tmp_path):
     text = build_report(str(tmp_path))
-    assert text.count("Not there") == 6
+    sections = text.split("<section>")[1:]
+    # One line for each section that is empty; "How to continue" is never empty.
+    assert [part.count("Not there") for part in sections] == [1, 1, 1, 1, 1, 0]
     assert "TEST.EVAL_PERIOD" in text
+
+
+def test_a_run_without_test_data_says_so_once(tmp_path):
+    config = CONFIG.replace("[multi_dsprites_train]", "[folder:/photos]")
+    config = config.replace("[multi_dsprites_test]", "[]")
+    (tmp_path / "config.yaml").write_text(config)
+    (tmp_path / "metrics.json").write_text('{"iteration": 19, "total_loss": 1.0}\n')
+    text = build_report(str(tmp_path))
+    assert text.count("DATASETS.TEST is empty") == 1
+    assert "TEST.EVAL_PERIOD" not in text and "0.951" not in text
+    assert "--eval-only" not in text and "--worst" not in text
+
+
+def rows_of(text):
+    """{name of a row: figures} of the table of results."""
+    rows = re.findall(r'<th scope="row">([^<]+)<span.*?</th>(.*?)</tr>', text, re.DOTALL)
+    return {name: re.findall(r">([^<]+)</td>", cells) for name, cells in rows}
+
+
+def test_figures_of_two_kinds_of_boxes_are_never_in_one_row(tmp_path):
+    run = make_run(tmp_path / "demo")
+    # This run exports the masks' boxes, the shipped weights' results have both kinds, and the
+    # paper's are the RPN's.
+    (run / "config.yaml").write_text(CONFIG.replace("BOX_SOURCE: proposal", "BOX_SOURCE: mask"))
+    shipped = {"bbox": {"AP": 60.4}, "bbox_proposal": {"AP": 41.2}, "bbox_mask": {"AP": 60.4}}
+    (run / "shipped").mkdir()
+    (run / "shipped" / "eval_results.json").write_text(json.dumps(shipped))
+    rows = rows_of(build_report(str(run)))
+    assert rows["AP of proposed boxes"] == ["–", "–", "41.2", "43.5"]
+    assert rows["AP of the masks' boxes".replace("'", "&#39;")] == ["19.9", "0.3", "60.4", "–"]
+    assert "AP of exported boxes" not in rows
+
+
+@pytest.mark.parametrize(
+    "model, kind",
+    [
+        ({"SCENE": {"BOX_SOURCE": "mask"}}, "bbox_mask"),
+        ({"RMONET": {"BOX_SOURCE": "proposal"}}, "bbox_proposal"),
+        ({"META_ARCHITECTURE": "MONet", "SCENE": {"BOX_SOURCE": "proposal"}}, "bbox_mask"),
+        ({}, "bbox"),
+    ],
+)
+def test_exported_boxes_are_filed_under_their_kind(model, kind):
+    results = boxes_by_kind({"bbox/AP": 1.0, "segm/AP": 2.0}, {"MODEL": model})
+    assert results == {f"{kind}/AP": 1.0, "segm/AP": 2.0}
+
+
+def test_the_papers_figures_are_those_of_the_data_set():
+    system = SYSTEMS["rmonet_unet"]
+    for dataset in ("multi_dsprites", "clevr"):
+        run = RunLog("x", config={"DATASETS": {"TEST": [f"{dataset}_test"]}})
+        _, paper = paper_results(run)
+        keys = ("bbox_proposal/AP", "bbox_proposal/AP50", "bbox_proposal/AP75")
+        assert paper["decomposition/ARI"] == system.ari[dataset]
+        expected = [100 * value for value in system.box_ap[dataset]]
+        assert [paper[key] for key in keys] == pytest.approx(expected)
+    other = RunLog("x", config={"DATASETS": {"TEST": [], "TRAIN": ["folder:/photos"]}})
+    assert paper_results(other) == ("", {})
+
+
+def test_names_and_config_values_cannot_add_markup(tmp_path):
+    run = make_run(tmp_path / "a & <b>")
+    (run / "config.yaml").write_text(CONFIG.replace("RMONet", '"<script>alert(1)</script>"'))
+    (run / "scenes.png").rename(run / '"><img src=x>.png')
+    text = build_report(str(run))
+    assert "<script" not in text and "<img src=x" not in text and "<b>/" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    # Shell quotes keep a folder name with blanks one argument.
+    assert "tensorboard --logdir &#39;" in text
 
 
 def test_an_evaluation_alone_is_enough_for_the_table(tmp_path):
