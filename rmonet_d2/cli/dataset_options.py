@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rmonet_d2.cli.options import Parser, positive_int
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "run the same command again to go on where it stopped"
 
 
 class DatasetParser(Parser):

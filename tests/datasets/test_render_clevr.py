@@ -61,8 +61,8 @@ def test_without_bpy_there_is_one_error_and_no_folder(tmp_path):
     [
         (("--min-objects", 5, "--max-objects", 4), "objects 5 to 4"),
         (("--size", 8), "size is 8"),
-        (("--num", -1), "--num must not be negative"),
-        (("--workers", 0), "--workers must be at least 1"),
+        (("--num", -1), "--num: -1 must be at least 0"),
+        (("--workers", 0), "--workers: 0 must be at least 1"),
     ],
 )
 def test_bad_options_are_one_line(tmp_path, arguments, message):

@@ -33,8 +33,9 @@ def test_all_steps_and_report(tmp_path):
 
 
 def test_a_failed_step_ends_the_demo(tmp_path):
-    command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--output", str(tmp_path / "demo")]
-    command += ["--num-train", "-1"]
+    (tmp_path / "file").write_text("not a folder")
+    output = tmp_path / "file" / "demo"
+    command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "generating scenes failed" in done.stderr
