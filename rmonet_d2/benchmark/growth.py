@@ -9,7 +9,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from rmonet_d2.benchmark.timing import side_by_side
 from rmonet_d2.benchmark.training import Step, config_of, peak_memory
-from rmonet_d2.visualization.drawing import colour
+from rmonet_d2.visualization.drawing import color
 from rmonet_d2.visualization.figures import GREY, style_axes
 
 COMPONENTS, SIDE, BATCH = "components K", "side of the image", "images per step"
@@ -97,7 +97,7 @@ def growth_figure(found: dict[str, dict]) -> Figure:
             values, costs = [p["value"] for p in points], [p[cost] for p in points]
             fit = fitted([p["work"] for p in points], costs, power)
             axes.plot(values, fit, "--", color=GREY)
-            axes.plot(values, costs, "o-", color=colour(0) / 255.0)
+            axes.plot(values, costs, "o-", color=color(0) / 255.0)
             axes.set_xscale("log", base=2)
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

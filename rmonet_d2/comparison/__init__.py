@@ -1,1 +1,1 @@
-"""The compared systems of the paper under one budget: runs, tables, curves and picture sheets."""
+"""Comparison of the paper's systems under one budget: runs, tables, curves and picture sheets."""

@@ -1,4 +1,4 @@
-"""Fig. 19: foreground ARI of every system over the images seen and over time."""
+"""Fig. 19: the foreground ARI of every system over the number of training images and over time."""
 
 import io
 
@@ -7,12 +7,12 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from rmonet_d2.comparison.results import Outcome
-from rmonet_d2.visualization.drawing import colour
+from rmonet_d2.visualization.drawing import color
 from rmonet_d2.visualization.figures import style_axes
 
 
 def convergence_figure(outcomes: list[Outcome]) -> Figure:
-    """Two diagrams side by side, a line a system; systems without any evaluation are left out."""
+    """Draw two diagrams side by side, with one line per system that has been evaluated."""
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     over_images, over_time = figure.subplots(1, 2, sharey=True)
     for i, outcome in enumerate(outcomes):
@@ -20,7 +20,7 @@ def convergence_figure(outcomes: list[Outcome]) -> Figure:
         if not points:
             continue
         look = {
-            "color": colour(i) / 255.0,
+            "color": color(i) / 255.0,
             "linewidth": 1.8,
             "marker": "o",
             "markersize": 3.5,
@@ -44,7 +44,7 @@ def convergence_figure(outcomes: list[Outcome]) -> Figure:
 
 
 def render(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a "png" or "svg" file."""
+    """Render a figure as the bytes of a "png" or "svg" file."""
     buffer = io.BytesIO()
     canvas = {"png": FigureCanvasAgg, "svg": FigureCanvasSVG}[kind](figure)
     canvas.print_figure(buffer, format=kind, dpi=140)

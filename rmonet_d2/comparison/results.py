@@ -1,4 +1,4 @@
-"""What the runs of a comparison left behind, as tables and curves."""
+"""The results of a comparison as tables and curves."""
 
 import csv
 import io
@@ -14,12 +14,12 @@ BOX_AP = {"AP50:95": "bbox/AP", "AP50": "bbox/AP50", "AP75": "bbox/AP75"}
 
 @dataclass
 class Outcome:
-    """One system's run.
+    """The run of one system.
 
     Attributes:
-        system: which.
-        run: its output folder.
-        untrained: results of the same config before training, as ``RunLog.results``.
+        system: the system.
+        run: contents of its output folder.
+        untrained: results of the same config before training, in the form of ``RunLog.results``.
     """
 
     system: System
@@ -27,9 +27,12 @@ class Outcome:
     untrained: dict[str, float]
 
     def curve(self) -> list[dict]:
-        """Foreground ARI over training: dicts of "images", "seconds" (of training steps), "ARI".
+        """Return the foreground ARI over the course of training.
 
-        Begins with the untrained model at 0. Seconds add up the logged time of an iteration.
+        Returns:
+            Dicts of "images" (seen so far), "seconds" (of training steps so far, from the logged
+            time per iteration) and "ARI". The first one is the untrained model, if it was
+            evaluated.
         """
         batch = self.run.batch_size or 1
         points = []
@@ -47,7 +50,7 @@ class Outcome:
 
 
 def ari_table(outcomes: list[Outcome], dataset: str) -> str:
-    """Table 1 of the paper, ours beside it, as Markdown."""
+    """Format Table 1 (foreground ARI) with our results beside the paper's, as Markdown."""
     rows = [
         [
             o.system.title,
@@ -63,7 +66,7 @@ def ari_table(outcomes: list[Outcome], dataset: str) -> str:
 
 
 def box_table(outcomes: list[Outcome], dataset: str) -> str:
-    """Table 2 of the paper, ours beside it, in percent, as Markdown."""
+    """Format Table 2 (box AP in percent) with our results beside the paper's, as Markdown."""
     header = ["system", *BOX_AP, *(f"{name}, paper" for name in BOX_AP)]
     rows = []
     for o in outcomes:
@@ -75,7 +78,7 @@ def box_table(outcomes: list[Outcome], dataset: str) -> str:
 
 
 def results_csv(outcomes: list[Outcome], dataset: str) -> str:
-    """Every figure of the last evaluations and the paper's, a line a system."""
+    """Format all results of the last evaluations and the paper's as CSV, one line per system."""
     keys = sorted({key for o in outcomes for key in o.run.results})
     rows = []
     for o in outcomes:
@@ -95,7 +98,7 @@ def results_csv(outcomes: list[Outcome], dataset: str) -> str:
 
 
 def curves_csv(outcomes: list[Outcome]) -> str:
-    """Fig. 19 as numbers: system, images, seconds, ARI."""
+    """Format the numbers behind Fig. 19 as CSV: system, images, seconds, ARI."""
     return _csv([{"system": o.system.name, **point} for o in outcomes for point in o.curve()])
 
 

@@ -1,6 +1,6 @@
-"""The runs of a comparison and the files that are made of them, see ``rmonet compare``.
+"""Runs of a comparison and the files that summarize them (``rmonet compare``).
 
-Each system is a training run in OUTPUT/NAME. ``args`` are the parsed arguments of
+Each system is trained in OUTPUT/NAME. ``args`` are the parsed arguments of
 :mod:`rmonet_d2.cli.compare`.
 """
 
@@ -39,10 +39,10 @@ PLAN = "plan.json"
 
 
 def read_plan(args) -> dict:
-    """What this comparison is, and the iterations that were fixed for its systems so far.
+    """Read the settings of this comparison and the iterations of its systems known so far.
 
     Raises:
-        ConfigError: the output folder holds another comparison.
+        ConfigError: the output folder holds a comparison with other settings.
     """
     wanted = {
         "dataset": args.dataset,
@@ -56,12 +56,12 @@ def read_plan(args) -> dict:
     plan = json.loads(path.read_text())
     found = {key: plan.get(key) for key in wanted if plan.get(key) != wanted[key]}
     if found:
-        raise ConfigError(f"{path} is of another comparison, {found}: choose another --output.")
+        raise ConfigError(f"{path} is of another comparison ({found}): choose another --output.")
     return plan
 
 
 def iterations_of(name: str, args, plan: dict) -> int:
-    """The iterations of a system, fixed when it is first asked for, on the machine of that time."""
+    """Return the iterations of a system, which are determined once and then kept in the plan."""
     if name not in plan["iterations"]:
         config, overrides = SYSTEMS[name].config(args.dataset, args.configs == "full")
         cfg = load_config(str(config), [*overrides, *args.opts, "VIS_PERIOD", 0])
@@ -76,21 +76,21 @@ def iterations_of(name: str, args, plan: dict) -> int:
 
 
 def train_net(name: str, args, folder: str, *flags: str, opts: list) -> None:
-    """Train or evaluate a system in a process of its own.
+    """Train or evaluate a system in a separate process.
 
     Raises:
-        ConfigError: it failed; says how to go on.
+        ConfigError: the process failed; the message says how to continue.
     """
     config, overrides = SYSTEMS[name].config(args.dataset, args.configs == "full")
     command = [sys.executable, "-m", "rmonet_d2", "train", "--config-file", config, *flags]
     command += map(str, [*overrides, *opts, *args.opts, "OUTPUT_DIR", os.path.abspath(folder)])
     print(f"\n[{name}] {shlex.join(command[1:])}", flush=True)
     if subprocess.call(command):
-        raise ConfigError(f"{name} failed (above); the same command goes on where it stopped.")
+        raise ConfigError(f"{name} failed (see above); the same command resumes the comparison.")
 
 
 def run_system(name: str, args, plan: dict) -> None:
-    """Evaluate a system untrained and train it, as far as that is not done."""
+    """Evaluate a system before training, and train it, unless that is already done."""
     folder = os.path.join(args.output, name)
     untrained = os.path.join(folder, "untrained")
     if not find_results(untrained):
@@ -105,7 +105,7 @@ def run_system(name: str, args, plan: dict) -> None:
 
 
 def outcomes_of(args) -> list[Outcome]:
-    """Outcomes of all finished systems in the output folder, in the paper's order."""
+    """Collect the outcomes of all finished systems in the output folder, in the paper's order."""
     found = []
     for name, system in SYSTEMS.items():
         folder = os.path.join(args.output, name)
@@ -116,7 +116,7 @@ def outcomes_of(args) -> list[Outcome]:
 
 
 def draw_scenes(outcomes: list[Outcome], args) -> None:
-    """The picture sheet of all systems, from their final weights."""
+    """Draw the picture sheet of all systems with their final weights."""
     scenes = {}
     for outcome in outcomes:
         folder = Path(outcome.run.folder)
@@ -130,7 +130,7 @@ def draw_scenes(outcomes: list[Outcome], args) -> None:
 
 
 def write_files(args, plan: dict) -> str:
-    """Everything that can be written of what is there; returns the Markdown text."""
+    """Write all files for the systems finished so far; return the Markdown text."""
     outcomes = outcomes_of(args)
     output = Path(args.output)
     figure = convergence_figure(outcomes)
@@ -144,7 +144,7 @@ def write_files(args, plan: dict) -> str:
     machines = " and ".join(sorted(set(plan["machines"].values())))
     text = f"""# {args.dataset}: {spent} of training for each system
 
-{args.configs} configs, {machines}; {scenes:.0f} test scenes. The paper's figures are of full
+{args.configs} configs, {machines}; {scenes:.0f} test scenes. The paper's results come from full
 training on a GPU.
 
 ## Foreground ARI (Table 1)
@@ -155,7 +155,7 @@ training on a GPU.
 
 {box_table(outcomes, args.dataset)}
 
-Exported boxes; those of MONet and IODINE, which have none, are the tight ones of their masks.
+MONet and IODINE predict no boxes; theirs are the tight boxes of their masks.
 
 ## Convergence (Fig. 19)
 
@@ -170,7 +170,7 @@ Exported boxes; those of MONet and IODINE, which have none, are the tight ones o
 
 
 def compare(args) -> None:
-    """Train what is not trained yet, and write the files after each system."""
+    """Train the systems that are not finished, and update all files after each one."""
     if not torch.cuda.is_available():
         keep_freed_memory()
     plan = read_plan(args)

@@ -1,18 +1,18 @@
-"""The eight systems that the paper compares, and its figures for them (Tables 1 and 2)."""
+"""The eight systems that the paper compares, with its results for them (Tables 1 and 2)."""
 
 import os
 from dataclasses import dataclass
 
 DATASETS = ("multi_dsprites", "clevr")
-# What a quick config, made for Multi-dSprites, changes for CLEVR: the data, the rows of the paper's
-# tables that differ between the two, and SPACE's cells. Images keep the quick configs' sizes.
+# Overrides that adapt a quick config, made for Multi-dSprites, to CLEVR: the data, the rows of the
+# paper's tables that differ between the two, and SPACE's grid. The image sizes stay the same.
 _CLEVR_DATA = [
     *("DATASETS.TRAIN", "('clevr_train',)"),
     *("DATASETS.TEST", "('clevr_test',)"),
 ]
 _CLEVR_K: list = ["MODEL.SCENE.NUM_COMPONENTS", 7]
-# The median object is 12 pixels of 64 wide, a sprite 17: one of the quick config's 4x4 cells took
-# two neighbours (docs/experiments.md, 2026-11-28). The grid is the paper's.
+# The median object is 12 of 64 pixels wide, a sprite 17, so a cell of the quick config's 4x4 grid
+# merged two neighboring objects (docs/experiments.md, 2026-11-28). This is the paper's grid.
 _CLEVR_CELLS: list = ["MODEL.SPACE.GRID_SIZE", 8, "MODEL.SPACE.SCALE_MEAN", "[-1.0, -1.5, 0, 1000]"]
 _CLEVR_SCALES = ["MODEL.SCENE.SIGMA_BG", 0.06, "MODEL.SCENE.SIGMA_FG", 0.10]
 
@@ -22,8 +22,8 @@ class System:
     """One system of the comparison.
 
     Attributes:
-        name: as in the names of the configs.
-        title: as in the paper's tables.
+        name: name of the system in the names of configs.
+        title: name of the system in the paper's tables.
         ari: {data set: ARI} of Table 1.
         box_ap: {data set: (AP50:95, AP50, AP75)} of Table 2; {} for systems without boxes.
     """
@@ -34,18 +34,19 @@ class System:
     box_ap: dict[str, tuple[float, float, float]]
 
     def config(self, dataset: str, full: bool) -> tuple[str, list]:
-        """The config file, relative to the project, and its overrides for a data set.
+        """Return a config file, relative to the project, and its overrides for a data set.
 
         Args:
-            dataset: of ``DATASETS``.
-            full: the paper's table instead of the quick config.
+            dataset: one of ``DATASETS``.
+            full: use the named config, at the paper's widths, instead of the quick one.
         """
         if full:
             return os.path.join("configs", f"{dataset}_{self.name}.yaml"), []
         overrides: list = []
         if dataset == "clevr":
             overrides += _CLEVR_DATA
-            # SPACE exports as many objects on both, and neither has the scales of the MONets.
+            # SPACE outputs equally many objects on both data sets, and neither SPACE nor IODINE
+            # uses the MONets' sigmas.
             overrides += _CLEVR_CELLS if self.name == "space" else _CLEVR_K
             overrides += [] if self.name in ("space", "iodine") else _CLEVR_SCALES
         return os.path.join("configs", "quick", f"{self.name}.yaml"), overrides

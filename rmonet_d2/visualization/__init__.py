@@ -1,6 +1,6 @@
-"""Pictures of scenes and what was found in them, PNG files during training, and the report.
+"""Pictures of decomposed scenes, PNG files written during training, and the HTML report.
 
-Nothing is imported here: the model draws with ``pictures`` and needs neither matplotlib's pyplot
+The submodules are not imported here, because models only need ``pictures``, and neither the figures
 nor the report.
 """
 

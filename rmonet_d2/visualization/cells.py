@@ -1,13 +1,13 @@
-"""Single pictures of one decomposed scene: what it looks like, its boxes, its segmentation.
+"""Single pictures of one decomposed scene: its image, reconstruction, segmentation and boxes.
 
-Every function takes a scene, a dict as ``pictures.scene_sheet`` documents it, and the size (H, W)
-to draw at, and returns (H, W, 3) uint8 RGB.
+Every function takes a scene, which is a dict as documented in ``pictures.scene_sheet``, and the
+size (H, W) to draw at, and returns (H, W, 3) uint8 RGB.
 """
 
 import numpy as np
 
 from rmonet_d2.visualization.drawing import (
-    colour,
+    color,
     draw_boxes,
     enlarge,
     enlarge_labels,
@@ -18,26 +18,26 @@ from rmonet_d2.visualization.drawing import (
 
 
 def image_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    """The scene's image."""
+    """Draw the scene's image."""
     return enlarge(to_image(scene["image"]), size)
 
 
 def reconstruction_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    """The sum of m_k x_k."""
+    """Draw the reconstruction, the sum of m_k x_k."""
     return enlarge(to_image(scene["reconstruction"]), size)
 
 
 def segmentation_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    """The component that wins each pixel in its colour, the background grey."""
+    """Tint each pixel in the color of the component that wins it; the background is gray."""
     masks = to_numpy(scene["masks"])
     winner = enlarge_labels(masks.argmax(axis=0), size)
     winner[winner == len(masks) - 1] = -1
-    colours = np.stack([colour(k) for k in range(len(masks))])
-    return tint_labels(image_picture(scene, size), winner, colours)
+    colors = np.stack([color(k) for k in range(len(masks))])
+    return tint_labels(image_picture(scene, size), winner, colors)
 
 
 def boxes_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    """Boxes with their scores, in the colours of their components."""
+    """Draw the boxes with their scores, in the colors of their components."""
     picture = image_picture(scene, size)
     if scene.get("boxes") is None or len(scene["boxes"]) == 0:
         return picture
@@ -47,11 +47,11 @@ def boxes_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
     labels = None
     if scene.get("scores") is not None:
         labels = [f"{score:.2f}" for score in to_numpy(scene["scores"])]
-    return draw_boxes(picture, boxes, [colour(int(k)) for k in owners], labels, _scale(scene, size))
+    return draw_boxes(picture, boxes, [color(int(k)) for k in owners], labels, _scale(scene, size))
 
 
 def pseudo_boxes_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
-    """The boxes that the RPN learns from, white."""
+    """Draw the pseudo boxes, from which the RPN learns, in white."""
     boxes = scene.get("pseudo_boxes")
     picture = image_picture(scene, size)
     if boxes is None or len(boxes) == 0:
@@ -66,7 +66,7 @@ def _scale(scene: dict, size: tuple[int, int]) -> tuple[float, float]:
 
 
 def _box_owners(boxes: np.ndarray, masks: np.ndarray) -> list[int]:
-    """The foreground component with the most mass in each box: (N, 4), (K, H, W) -> N indices."""
+    """Return the foreground component with the most mass in each box: (N, 4), (K, H, W) -> N."""
     height, width = masks.shape[1:]
     owners = []
     for x0, y0, x1, y1 in boxes:

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 of the paper: the same scenes as several systems see them, side by side."""
+"""Figures 2 and 3 of the paper: decompositions of the same scenes by several systems."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,24 +26,25 @@ LABEL = 26
 
 
 def comparison_sheet(scenes: Mapping[str, Sequence[dict]]) -> np.ndarray:
-    """Draw scenes below each other, a column for each system.
+    """Draw a sheet with three rows per scene and one column per system.
 
-    A scene takes three rows: what a system reconstructs, its boxes, and the component that wins
-    each pixel. The first column is the image, as the system with the largest images sees it.
+    The rows of a scene are the reconstructions, the boxes, and the components that win each pixel.
+    The first column shows the image, as the system with the largest input sees it.
 
     Args:
-        scenes: {title: scenes}, the same scenes in the same order for every system, each a dict as
-            ``pictures.scene_sheet`` documents it. A title is broken at its first "(".
+        scenes: {title: scenes}, with the same scenes in the same order for every system. Each
+            scene is a dict as documented in ``pictures.scene_sheet``. Titles break at their
+            first "(".
 
     Returns:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        ValueError: no systems, no scenes, or not the same number of them.
+        ValueError: there are no systems or no scenes, or their numbers of scenes differ.
     """
     counts = {len(found) for found in scenes.values()}
     if len(counts) != 1 or 0 in counts:
-        raise ValueError(f"systems need the same scenes, at least one: got {sorted(counts)} scenes")
+        raise ValueError(f"all systems need the same scenes, at least one; got {sorted(counts)}")
     (number,) = counts
     block = len(ROWS) * (CELL + GAP) - GAP
     width = 2 * MARGIN + LABEL + (len(scenes) + 1) * (CELL + GAP) - GAP

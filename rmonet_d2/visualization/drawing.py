@@ -1,6 +1,6 @@
-"""The pieces that pictures are made of: colours, enlarging, boxes, outlines, text.
+"""Building blocks of pictures: colors, enlarging, boxes, outlines and text.
 
-Images are (H, W, 3) uint8 RGB. Boxes are x0, y0, x1, y1 in pixels, the upper ends exclusive.
+Images are (H, W, 3) uint8 RGB. Boxes are x0, y0, x1, y1 in pixels, with exclusive x1 and y1.
 """
 
 import os
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-# Distinguishable for most forms of colour blindness, readable on grey and on white.
+# Distinguishable for most forms of color blindness, and readable on gray and on white.
 PALETTE = np.array(
     [
         (230, 75, 53),
@@ -28,19 +28,19 @@ PALETTE = np.array(
     ],
     dtype=np.uint8,
 )
-BACKGROUND_COLOUR = np.array((150, 150, 150), dtype=np.uint8)
+BACKGROUND_COLOR = np.array((150, 150, 150), dtype=np.uint8)
 INK = (40, 44, 52)
 FAINT_INK = (120, 126, 136)
 PAPER = (255, 255, 255)
 
 
-def colour(index: int) -> np.ndarray:
-    """The colour of the index-th object, (3,) uint8; they repeat after ten."""
+def color(index: int) -> np.ndarray:
+    """Return the color of an object, (3,) uint8; colors repeat after ten objects."""
     return PALETTE[index % len(PALETTE)]
 
 
 def to_numpy(array) -> np.ndarray:
-    """A tensor on any device and in any precision, or an array, as numpy (floats as float32)."""
+    """Convert a tensor of any device and dtype, or an array, to NumPy; float tensors to float32."""
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
         array = (array.float() if array.is_floating_point() else array).numpy()
@@ -48,7 +48,7 @@ def to_numpy(array) -> np.ndarray:
 
 
 def to_image(chw) -> np.ndarray:
-    """(3, H, W) or (1, H, W) float in [0, 1], or uint8 -> (H, W, 3) uint8."""
+    """Convert (3, H, W) or (1, H, W), float in [0, 1] or uint8, to an (H, W, 3) uint8 image."""
     array = to_numpy(chw)
     if array.dtype != np.uint8:
         array = (np.clip(np.nan_to_num(array), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
@@ -56,7 +56,10 @@ def to_image(chw) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize to (H, W): pixels stay sharp squares by a whole factor, smooth otherwise."""
+    """Resize an image to (H, W).
+
+    Enlarging by an integer factor keeps pixels as sharp squares; other factors interpolate.
+    """
     height, width = image.shape[:2]
     if (height, width) == tuple(size):
         return image
@@ -70,7 +73,7 @@ def enlarge(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def enlarge_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize an integer label map to (H, W) by its nearest pixels."""
+    """Resize an integer label map to (H, W) with nearest-neighbor interpolation."""
     resized = cv2.resize(
         labels.astype(np.int32), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
     )
@@ -80,18 +83,18 @@ def enlarge_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def draw_boxes(
     image: np.ndarray,
     boxes: np.ndarray,
-    colours: list,
+    colors: list,
     labels: list[str] | None = None,
     scale: tuple[float, float] = (1.0, 1.0),
 ) -> np.ndarray:
-    """Boxes with a dark rim, so that they show on any colour, and small labels in their corners.
+    """Draw boxes with a dark rim, which is visible on any color, and small labels on their corners.
 
     Args:
-        image: (H, W, 3) uint8; a copy is drawn on.
+        image: (H, W, 3) uint8; the function draws on a copy.
         boxes: (N, 4) before scaling.
-        colours: N colours.
+        colors: N colors.
         labels: N short texts, or None.
-        scale: (x, y) factors from the boxes' pixels to the image's.
+        scale: (x, y) factors from the pixels of the boxes to those of the image.
     """
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
@@ -100,17 +103,17 @@ def draw_boxes(
     factors = np.array([scale[0], scale[1]] * 2)
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4) * factors
     corners = np.clip(np.rint(corners), 0, [width, height, width, height]).astype(int)
-    for (x0, y0, x1, y1), tint in zip(corners, colours, strict=True):
+    for (x0, y0, x1, y1), tint in zip(corners, colors, strict=True):
         x1, y1 = max(x1 - 1, x0), max(y1 - 1, y0)
         draw.rectangle((x0 - 1, y0 - 1, x1 + 1, y1 + 1), outline=(0, 0, 0), width=line + 2)
         draw.rectangle((x0, y0, x1, y1), outline=tuple(int(c) for c in tint), width=line)
-    for (x0, y0, _, _), tint, label in zip(corners, colours, labels or (), strict=False):
+    for (x0, y0, _, _), tint, label in zip(corners, colors, labels or (), strict=False):
         _draw_tag(draw, (x0, y0), label, tint, (width, height))
     return np.array(canvas)
 
 
 def _draw_tag(draw, corner, label, tint, size) -> None:
-    """A label on a plate of the box's colour, above the box or, at the upper border, inside it."""
+    """Draw a label on a plate in the box's color, above the box or, at the top border, inside."""
     text_font = font(max(11, min(size) // 22))
     left, top, right, bottom = draw.textbbox((0, 0), label, font=text_font)
     width, height = right - left + 6, bottom - top + 5
@@ -121,7 +124,7 @@ def _draw_tag(draw, corner, label, tint, size) -> None:
 
 
 def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
-    """Pixels on the border of two labels: (H, W) int -> (H, W) bool."""
+    """Mark the pixels where two labels meet: (H, W) int -> (H, W) bool."""
     border = np.zeros(labels.shape, dtype=bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
@@ -132,20 +135,20 @@ def outline(labels: np.ndarray, thickness: int = 1) -> np.ndarray:
 
 
 def tint_labels(
-    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, strength: float = 0.72
+    image: np.ndarray, labels: np.ndarray, colors: np.ndarray, strength: float = 0.72
 ) -> np.ndarray:
-    """Colour regions over a grey version of the image, with white outlines.
+    """Tint labeled regions of a grayscale version of the image, and outline them in white.
 
     Args:
         image: (H, W, 3) uint8.
-        labels: (H, W) int, -1 for what stays grey.
-        colours: (L, 3) uint8, one a label.
-        strength: share of the region's colour in the result.
+        labels: (H, W) int, -1 for pixels that stay gray.
+        colors: (L, 3) uint8, one per label.
+        strength: fraction of the label's color in the result, in [0, 1].
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)[:, :, None]
     grey = np.repeat(grey * 0.6 + 90.0, 3, axis=2)
     inside = (labels >= 0)[:, :, None]
-    fill = np.asarray(colours, dtype=np.float32)[np.maximum(labels, 0)]
+    fill = np.asarray(colors, dtype=np.float32)[np.maximum(labels, 0)]
     result = np.where(inside, strength * fill + (1.0 - strength) * grey, grey)
     result[outline(labels)] = 255.0
     return np.clip(result + 0.5, 0, 255).astype(np.uint8)
@@ -153,7 +156,7 @@ def tint_labels(
 
 @lru_cache(maxsize=16)
 def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, from the copy that matplotlib brings along."""
+    """Load DejaVu Sans from the copy that matplotlib includes."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", name), size)
 
@@ -161,7 +164,7 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 def draw_text(
     canvas: np.ndarray, x: float, y: float, text: str, size: int, fill=INK, bold=False, anchor="mm"
 ) -> None:
-    """Write on an image in place; ``anchor`` as in Pillow ("mm": centred on x, y)."""
+    """Write text on an image, in place; ``anchor`` is Pillow's ("mm" centers the text on x, y)."""
     picture = Image.fromarray(canvas)
     ImageDraw.Draw(picture).text(
         (x, y), text, fill=tuple(fill), font=font(size, bold), anchor=anchor

@@ -1,4 +1,4 @@
-"""Curves of a training run, drawn with matplotlib without a display, as PNG bytes."""
+"""Curves of a training run as PNG bytes, drawn by matplotlib without a display."""
 
 import io
 
@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rmonet_d2.utils.run_log import RunLog
 
-# What each loss is, by its name in metrics.json (Eq. 3, Eq. 8).
+# Name of a loss in metrics.json -> its title (Eq. 3, Eq. 8).
 LOSS_TITLES = {
     "total_loss": "total loss",
     "loss_nll": "reconstruction: −log p(x | z)",
@@ -21,7 +21,7 @@ BLUE, GREEN, GREY = "#1f6fb4", "#2f9e5b", "#8a8f98"
 
 
 def loss_curves(run: RunLog) -> bytes | None:
-    """A small diagram for the total and each ``loss_*`` over the iterations; None without any."""
+    """Plot the total loss and each ``loss_*`` over the iterations; None if none was logged."""
     found = [*LOSS_TITLES, *(name for name in run.keys("loss_") if name not in LOSS_TITLES)]
     names = [name for name in found if run.curve(name)[0]]
     if not names:
@@ -42,17 +42,18 @@ def loss_curves(run: RunLog) -> bytes | None:
 def ari_curve(
     run: RunLog, paper: float | None = None, untrained: float | None = None
 ) -> bytes | None:
-    """Foreground ARI of each evaluation over the images seen; None without any.
+    """Plot the foreground ARI of each evaluation over the images seen; None without evaluations.
 
     Args:
-        run: its batch size turns iterations into images; without it, the axis is iterations.
-        paper: the paper's figure, a dashed line.
-        untrained: the untrained model's figure, the point at 0 images.
+        run: the training run. Its batch size converts iterations to images; if that is unknown, the
+            axis shows iterations.
+        paper: the paper's ARI, drawn as a dashed line.
+        untrained: the untrained model's ARI, drawn as the point at 0 images.
     """
     iterations, values = run.curve("decomposition/ARI")
     if not iterations:
         return None
-    # Detectron2 logs the evaluation after the last step one iteration later than those before it.
+    # Detectron2 logs the evaluation after the last step one iteration late, unlike earlier ones.
     done = [min(i + 1, run.iterations or i + 1) for i in iterations]
     seen = [n * (run.batch_size or 1) for n in done]
     if untrained is not None and seen[0] > 0:
@@ -91,7 +92,7 @@ def ari_curve(
 
 
 def style_axes(axes) -> None:
-    """The look of all diagrams: two sides, a light grid, thousands with commas."""
+    """Give axes the common style: two spines, a light grid, and commas in thousands."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.grid(True, color="#e6e8eb", linewidth=0.8)

@@ -1,7 +1,7 @@
 """Picture sheets of decomposed scenes, and overlays of found objects on a photograph.
 
 Shape shorthand: K components, the background last, H W the model's input size, N boxes.
-One sheet row is one scene: large pictures, then K columns of m_k, x_k and m_k x_k.
+One row of a sheet is one scene: large pictures, then K columns of m_k, x_k and m_k x_k.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from rmonet_d2.visualization.cells import (
     segmentation_picture,
 )
 from rmonet_d2.visualization.drawing import (
-    BACKGROUND_COLOUR,
+    BACKGROUND_COLOR,
     FAINT_INK,
     PAPER,
-    colour,
+    color,
     draw_boxes,
     draw_text,
     enlarge,
@@ -40,26 +40,28 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
-    """Draw scenes below each other.
+    """Draw a sheet with one row per scene.
 
-    Columns: image; boxes, in the colour of the component that fills them most, with scores;
-    pseudo boxes, where a scene has them; segmentation, the component that wins each pixel, the
-    background grey; reconstruction; then for each k, from above: the mask m_k in grey, the
-    component x_k, and what it adds to the picture, m_k x_k on white. A stripe tells its colour.
+    The columns are: the image; the boxes with scores, in the color of their component; the pseudo
+    boxes, if any scene has them; the segmentation, that is, the component that wins each pixel,
+    with a gray background; the reconstruction; and one column per component k with, from top to
+    bottom, the mask m_k in gray, the component x_k, and its contribution m_k x_k on white. A stripe
+    above shows the color of the component.
 
     Args:
         scenes: dicts of tensors or arrays:
             "image" (3, H, W) in [0, 1]; "masks" (K, H, W); "components" (K, 3, H, W);
             "reconstruction" (3, H, W); and optionally "boxes" (N, 4) in input pixels,
-            "scores" (N,), "box_components" (N,) the k of each box, "pseudo_boxes" (M, 4),
-            "title". All scenes have the same K, H, W.
-        max_rows: scenes beyond this many are left out.
+            "scores" (N,), "box_components" (N,), the k of each box (by default the component with
+            the most mass in the box), "pseudo_boxes" (M, 4), and "title". All scenes have the same
+            K, H and W.
+        max_rows: number of scenes to draw at most; further ones are ignored.
 
     Returns:
         (height, width, 3) uint8 RGB.
 
     Raises:
-        ValueError: no scenes.
+        ValueError: there are no scenes.
     """
     scenes = list(scenes)[:max_rows]
     if not scenes:
@@ -97,7 +99,7 @@ def _large_columns(scenes: list[dict]) -> list[tuple[str, object]]:
 
 
 def _cell_sizes(size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Large and small cells (H, W), whole multiples of the image where that fits."""
+    """Return the (H, W) of large and small cells, integer multiples of the image if possible."""
     factor = LARGE_SIDE / max(size)
     if factor >= 2:
         factor = 2 * int(factor / 2)
@@ -131,7 +133,7 @@ def _draw_row(sheet, top, scene, columns, large, small, row_height) -> None:
     masks = to_numpy(scene["masks"])
     components = to_numpy(scene["components"])
     for k, (mask, component) in enumerate(zip(masks, components, strict=True)):
-        tint = BACKGROUND_COLOUR if k == len(masks) - 1 else colour(k)
+        tint = BACKGROUND_COLOR if k == len(masks) - 1 else color(k)
         masked = mask[None] * component + 1.0 - mask[None]
         sheet[top : top + STRIPE - 2, x : x + small[1]] = tint
         y = top + STRIPE
@@ -142,7 +144,7 @@ def _draw_row(sheet, top, scene, columns, large, small, row_height) -> None:
 
 
 def _framed(cell: np.ndarray) -> np.ndarray:
-    """A thin grey frame, so that white cells end somewhere on white paper."""
+    """Draw a thin gray frame, so that white cells stand out from the white background."""
     cell = cell.copy()
     cell[[0, -1]] = 210
     cell[:, [0, -1]] = 210
@@ -150,12 +152,13 @@ def _framed(cell: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, instances: Instances, min_side: int = 256) -> np.ndarray:
-    """Found objects on their image: coloured masks with outlines, boxes, scores.
+    """Draw found objects on their image: colored masks with outlines, boxes and scores.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: of size (H, W), with "pred_boxes", "scores" and "pred_masks".
-        min_side: smaller images are enlarged by a whole factor to about this many pixels.
+        instances: instances of size (H, W) with "pred_boxes", "scores" and "pred_masks".
+        min_side: images whose longer side is shorter than this are enlarged by an integer factor
+            to about this many pixels.
 
     Returns:
         (H', W', 3) uint8 RGB.
@@ -165,16 +168,16 @@ def overlay(image: np.ndarray, instances: Instances, min_side: int = 256) -> np.
     size = (height * factor, width * factor)
     masks = to_numpy(instances.pred_masks).reshape(-1, height, width)
     labels = np.full((height, width), -1, dtype=np.int64)
-    # In ascending score: the surest object is painted last.
+    # Paint in ascending order of score, so that the most certain object is on top.
     for index in reversed(range(len(masks))):
         labels[masks[index]] = index
     labels = enlarge_labels(labels, size)
     picture = enlarge(image, size).astype(np.float32)
-    fill = np.stack([colour(i) for i in range(max(len(masks), 1))]).astype(np.float32)
+    fill = np.stack([color(i) for i in range(max(len(masks), 1))]).astype(np.float32)
     inside = labels >= 0
     picture[inside] = 0.55 * picture[inside] + 0.45 * fill[labels[inside]]
     picture[outline(labels, max(1, min(size) // 300))] = 255.0
     boxes = to_numpy(instances.pred_boxes.tensor)
     scores = [f"{score:.2f}" for score in to_numpy(instances.scores)]
-    colours = [colour(i) for i in range(len(boxes))]
-    return draw_boxes(picture.astype(np.uint8), boxes, colours, scores, (factor, factor))
+    colors = [color(i) for i in range(len(boxes))]
+    return draw_boxes(picture.astype(np.uint8), boxes, colors, scores, (factor, factor))

@@ -1,4 +1,4 @@
-"""Test scenes, decomposed by a model, as the dicts that ``pictures.scene_sheet`` draws."""
+"""Decomposes scenes of a data set into the dicts that ``pictures.scene_sheet`` draws."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from rmonet_d2.utils.errors import InputError, MissingFileError
 
 
 def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
-    """Image ids and foreground ARIs of the worst scenes, in ascending ARI.
+    """Return {image id: foreground ARI} of the worst scenes, in ascending order of ARI.
 
     Args:
         per_image_file: ``decomposition_per_image.json`` of an evaluation.
-        number: how many.
+        number: number of scenes.
 
     Raises:
-        MissingFileError: no such file; says how to make it.
+        MissingFileError: the file does not exist; the message says how to make it.
     """
     if not os.path.isfile(per_image_file):
         raise MissingFileError(
@@ -32,24 +32,30 @@ def worst_scenes(per_image_file: str, number: int) -> dict[int, float]:
 
 
 def dataset_to_draw(cfg: CfgNode) -> str:
-    """The first test set of a config, or its first training set if it has no test set.
+    """Return the first test set of a config, or its first training set if it has no test set.
 
     Raises:
-        InputError: the config names neither.
+        InputError: the config has neither.
     """
     names = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
     if not names:
-        raise InputError("DATASETS.TEST and DATASETS.TRAIN are empty: name a data set, --dataset.")
+        raise InputError("DATASETS.TEST and DATASETS.TRAIN are empty: use --dataset NAME.")
     return names[0]
 
 
 def select_records(
     records: list[dict], number: int, indices: list[int] | None = None, ids: dict | None = None
 ) -> list[dict]:
-    """Records by their indices, else by image ids (in the order of ``ids``), else the first ones.
+    """Select records by ``indices`` if given, else by ``ids``, or else the first ``number``.
+
+    Args:
+        records: records of a data set.
+        number: number of records to return if neither indices nor ids are given.
+        indices: positions in ``records``.
+        ids: image ids as keys; the result is in their order.
 
     Raises:
-        InputError: an index or image id that is not there.
+        InputError: an index or image id does not exist.
     """
     if indices:
         wrong = [i for i in indices if not 0 <= i < len(records)]
@@ -60,7 +66,9 @@ def select_records(
         by_id = {record["image_id"]: record for record in records}
         wrong = [i for i in ids if i not in by_id]
         if wrong:
-            raise InputError(f"image ids {wrong[:5]} are not in the data set: other test data?")
+            raise InputError(
+                f"image ids {wrong[:5]} are not in the data set: were other data evaluated?"
+            )
         return [by_id[i] for i in ids]
     return records[:number]
 
@@ -69,10 +77,10 @@ def select_records(
 def decompose(
     cfg: CfgNode, model: torch.nn.Module, records: list[dict], batch_size: int = 16
 ) -> list[dict]:
-    """Run a model on data records: one dict an image for ``scene_sheet``.
+    """Run a model on records, and return one dict per image for ``scene_sheet``.
 
     Raises:
-        InputError: the model does not return what is drawn.
+        InputError: the model does not return everything that is drawn.
     """
     mapper = UnlabelledMapper(cfg, False)
     model.eval()
@@ -85,7 +93,7 @@ def decompose(
 
 def _scene(item: dict, output: dict, mapper: UnlabelledMapper) -> dict:
     if missing := {"components", "reconstruction"} - set(output):
-        raise InputError(f"pictures show {sorted(missing)}: have them in TEST.OUTPUTS.")
+        raise InputError(f"pictures need {sorted(missing)}: add them to TEST.OUTPUTS.")
     image = item["image"] if mapper.image_format == "RGB" else item["image"].flip(0)
     instances = output["instances"]
     height, width = image.shape[1:]

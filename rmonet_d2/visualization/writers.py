@@ -1,4 +1,4 @@
-"""Pictures from Detectron2's event storage as PNG files."""
+"""Saves the pictures in Detectron2's event storage as PNG files."""
 
 import os
 import re
@@ -12,24 +12,24 @@ from rmonet_d2.visualization.drawing import to_image
 
 
 class PNGWriter(EventWriter):
-    """Saves what ``storage.put_image`` stored, as ``visualization/NAME_ITERATION.png``.
+    """Saves the pictures of ``storage.put_image`` as ``visualization/NAME_ITERATION.png``.
 
-    Must come before ``TensorboardXWriter`` in the list of writers: that one empties the storage
-    of its pictures. This one leaves them there, and writes none twice.
+    Must precede ``TensorboardXWriter`` in the list of writers, which removes the pictures from the
+    storage. This writer leaves them there, and writes each of them only once.
     """
 
     def __init__(self, output_dir: str):
         """
         Args:
-            output_dir: the folder that gets a folder "visualization" with the first picture.
+            output_dir: folder in which "visualization" is created for the first picture.
         """
         self._folder = os.path.join(output_dir, VISUALIZATION_FOLDER)
         self._written: set[tuple[str, int]] = set()
 
     def write(self) -> None:
-        # The storage has no public reader for its pictures; Detectron2's own writers do the same.
+        # The storage has no public way to read pictures; Detectron2's own writers do the same.
         pictures = get_event_storage()._vis_data
-        # Pictures that TensorBoard's writer has cleared will not be seen again.
+        # Forget pictures that TensorBoard's writer has removed; they will not reappear.
         self._written &= {(name, iteration) for name, _, iteration in pictures}
         for name, picture, iteration in pictures:
             if (name, iteration) in self._written:

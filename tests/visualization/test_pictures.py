@@ -19,8 +19,8 @@ def a_scene(size=(64, 64), boxes=BOXES, **extra):
     return {**scene, **extra}
 
 
-def count_colour(picture, colour):
-    return int((picture == np.asarray(colour)).all(axis=-1).sum())
+def count_color(picture, color):
+    return int((picture == np.asarray(color)).all(axis=-1).sum())
 
 
 def test_sheet_has_a_row_for_each_scene():
@@ -33,17 +33,17 @@ def test_sheet_has_a_row_for_each_scene():
     assert scene_sheet([a_scene(title="first")]).shape[0] > one.shape[0]
 
 
-def test_sheet_shows_images_and_objects_in_their_colours():
+def test_sheet_shows_images_and_objects_in_their_colors():
     sheet = scene_sheet([a_scene(boxes=BOXES[:1])])
-    background = count_colour(sheet, (90, 90, 90))
+    background = count_color(sheet, (90, 90, 90))
     assert background > 256 * 256
     # The object is 20 x 20 of 64 x 64 pixels: enlarged 4 times in the image and the
-    # reconstruction; the box covers some of it in "boxes"; x_1 is all of its colour, in a cell of
+    # reconstruction; the box covers some of it in "boxes"; x_1 is all of its color, in a cell of
     # 85 x 85 with a frame; m_1 x_1 shows it at 85 / 64, with a soft edge.
-    in_sheet = count_colour(sheet, (220, 40, 40))
+    in_sheet = count_color(sheet, (220, 40, 40))
     inner = 83 * 83 + 24 * 24
     assert 2 * 80 * 80 + inner <= in_sheet < 3 * 80 * 80 + inner + 10 * 27
-    assert count_colour(sheet, drawing.colour(0)) > 0
+    assert count_color(sheet, drawing.color(0)) > 0
 
 
 def test_pseudo_boxes_get_a_column_where_a_scene_has_them():
@@ -72,7 +72,7 @@ def test_no_scenes_is_an_error():
         scene_sheet([])
 
 
-def test_boxes_take_the_colour_of_the_component_that_fills_them():
+def test_boxes_take_the_color_of_the_component_that_fills_them():
     scene = a_scene()
     scene["boxes"] = scene["boxes"].flip(0)
     given = scene_sheet([{**scene, "box_components": torch.tensor([1, 0])}])
@@ -81,7 +81,7 @@ def test_boxes_take_the_colour_of_the_component_that_fills_them():
     assert (other != given).any()
 
 
-def test_overlay_is_enlarged_and_coloured_inside_the_objects():
+def test_overlay_is_enlarged_and_colored_inside_the_objects():
     image, masks = square_scene(BOXES)
     picture = overlay(image, to_output(image, masks)["instances"])
     assert picture.shape == (256, 256, 3)
