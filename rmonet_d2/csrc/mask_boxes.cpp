@@ -1,11 +1,12 @@
-// Boxes of soft masks on a CPU (Sec. 3.4, App. B): the work per pixel of the pseudo labels.
+// Boxes of soft masks on a CPU (Sec. 3.4, App. B): the loops over pixels of the pseudo labels.
 //
-// Plain C functions, called by rmonet_d2/ops/compiled.py, so that they need the headers of neither
-// Python nor PyTorch. Masks are (N, H, W) float32, contiguous. Every function takes values below
-// `min_value`, which is not negative, as 0, and works inside the spans of the rows that are not 0.
+// These are plain C functions, called by rmonet_d2/ops/compiled.py, so that neither the headers of
+// Python nor those of PyTorch are needed. Masks are (N, H, W) float32, contiguous. Every function
+// treats values below `min_value`, which is not negative, as 0. rmonet_mask_spans finds the span of
+// each row outside which the row is 0; all other functions read only inside these spans.
 //
-// Values that count are not negative, so the masks are read as the integers of their bits: these
-// have the same order, and their minima, maxima and sums can be vectorised in any order.
+// Values that count are not negative, so the bits of the masks are read as integers: these have the
+// same order as the values, and their minima, maxima and sums can be vectorized in any order.
 
 #include <algorithm>
 #include <atomic>
@@ -16,14 +17,14 @@
 #include <thread>
 #include <vector>
 
-// Instructions of newer processors, chosen when the library is loaded.
+// Uses the instructions of newer processors, which are selected when the library is loaded.
 #if defined(__x86_64__) && defined(__GLIBC__) && defined(__has_attribute)
 #if __has_attribute(target_clones)
-#define RMONET_VECTORISED __attribute__((target_clones("avx2", "default")))
+#define RMONET_VECTORIZED __attribute__((target_clones("avx2", "default")))
 #endif
 #endif
-#ifndef RMONET_VECTORISED
-#define RMONET_VECTORISED
+#ifndef RMONET_VECTORIZED
+#define RMONET_VECTORIZED
 #endif
 
 namespace {
@@ -31,7 +32,7 @@ namespace {
 constexpr int32_t kInfinity = 0x7f800000;
 constexpr int64_t kAtOnce = 8;
 
-struct Span {  // columns first .. end - 1
+struct Span {  // columns first to end - 1
   int32_t first, end;
 };
 
@@ -50,10 +51,10 @@ int32_t bits_of(float value) {
   return bits;
 }
 
-// Of min_value, where -0 is 0.
+// Bits of min_value, with -0 treated as 0.
 int32_t least_bits(float min_value) { return std::max(bits_of(min_value), 0); }
 
-// Calls `work(begin, end)` until all of `count` is done, in `threads` threads or in fewer.
+// Calls `work(begin, end)` until all of `count` is done, in at most `threads` threads.
 template <class Work>
 void parallel(int64_t count, int64_t threads, const Work& work) {
   std::atomic<int64_t> next{0};
@@ -67,7 +68,7 @@ void parallel(int64_t count, int64_t threads, const Work& work) {
   std::vector<std::thread> others;
   try {
     for (int64_t i = 1; i < threads && i * kAtOnce < count; ++i) others.emplace_back(take_turns);
-  } catch (const std::system_error&) {  // no more threads: the ones that there are do the work
+  } catch (const std::system_error&) {  // cannot start more threads: the existing ones suffice
   }
   take_turns();
   for (std::thread& thread : others) thread.join();
@@ -77,8 +78,8 @@ struct Range {
   int32_t smallest, largest, not_finite;
 };
 
-// Widen the range by the values of a row: those below `least` are 0, NaN and inf are not finite.
-RMONET_VECTORISED void widen(Range& range, const int32_t* row, int64_t width, int32_t least) {
+// Extends the range by the values of a row, where values below `least` count as 0.
+RMONET_VECTORIZED void widen(Range& range, const int32_t* row, int64_t width, int32_t least) {
   int32_t smallest = range.smallest, largest = range.largest, not_finite = range.not_finite;
   for (int64_t x = 0; x < width; ++x) {
     const int32_t value = row[x] >= least ? row[x] : 0;
@@ -89,7 +90,7 @@ RMONET_VECTORISED void widen(Range& range, const int32_t* row, int64_t width, in
   range = {smallest, largest, not_finite};
 }
 
-// Where a row that is not all 0 is not 0.
+// Returns the span of a row that is not all 0, from its first to its last value that is not 0.
 Span span_of(const int32_t* row, int64_t width, int32_t least) {
   const int32_t positive = std::max(least, 1);
   Span span{0, static_cast<int32_t>(width)};
@@ -98,13 +99,14 @@ Span span_of(const int32_t* row, int64_t width, int32_t least) {
   return span;
 }
 
-RMONET_VECTORISED int32_t count_at_least(const int32_t* row, Span span, int32_t bound) {
+RMONET_VECTORIZED int32_t count_at_least(const int32_t* row, Span span, int32_t bound) {
   int32_t count = 0;
   for (int32_t x = span.first; x < span.end; ++x) count += row[x] >= bound;
   return count;
 }
 
-// Runs of one plane, row by row; a component's root is its first run in row order.
+// Joins the runs of one plane row by row. The root of a component is its first run in row-major
+// order.
 class Plane {
  public:
   void clear() {
@@ -120,7 +122,7 @@ class Plane {
     boxes_.push_back({first, y, end, y + 1});
   }
 
-  // Join the runs of this row with those of the row above, and go to the next row.
+  // Joins the runs of this row with those of the row above and proceeds to the next row.
   void end_row() {
     int32_t above = above_;
     for (int32_t i = row_; i < size(); ++i) {
@@ -161,17 +163,18 @@ class Plane {
 
   std::vector<Span> runs_;
   std::vector<int32_t> parent_;
-  std::vector<Box> boxes_;  // of the run, and of what was joined to it
+  std::vector<Box> boxes_;  // of a run and, for a root, of all runs joined to it
   int32_t above_ = 0, row_ = 0;  // first run of the row above, and of this row
 };
 
-// The components of one mask after the other; keeps its buffers.
+// Finds the components of one mask at a time; reuses its buffers.
 class MaskComponents {
  public:
   MaskComponents(int64_t height, int64_t width) : height_(height), width_(width), row_(width) {}
 
-  // Append the components of each class c >= 1, or of the pixels of class c or a higher one, to
-  // found[c - 1], each with the mask's number. `thresholds` are bits, ascending.
+  // Appends the components of each class c >= 1 or, if `cumulative`, of the pixels of class c and
+  // all higher classes, to found[c - 1], each with the index `number` of the mask. `thresholds` are
+  // bits, in ascending order.
   void find(const int32_t* mask, const Span* spans, const std::vector<int32_t>& thresholds,
             bool cumulative, int64_t number, std::vector<Components>& found) {
     const auto num_levels = static_cast<int32_t>(thresholds.size());
@@ -220,8 +223,8 @@ class MaskComponents {
 
 extern "C" {
 
-// spans (N, H): where each row is not 0. low, high (N,): smallest and largest value of each mask;
-// both NaN, and the spans empty, if a value is NaN or inf.
+// Writes spans (N, H), the part of each row that is not 0, and low and high (N,), the smallest and
+// largest value of each mask. If a value is NaN or inf, low and high are NaN and the spans empty.
 void rmonet_mask_spans(const int32_t* masks, int64_t num_masks, int64_t height, int64_t width,
                        float min_value, int64_t threads, Span* spans, float* low, float* high) {
   const int32_t least = least_bits(min_value);
@@ -247,7 +250,8 @@ void rmonet_mask_spans(const int32_t* masks, int64_t num_masks, int64_t height, 
   });
 }
 
-// counts (N, E): pixels of each mask at or above each of its edges (N, E), which are positive.
+// Writes counts (N, E): the number of pixels of each mask at or above each of its edges (N, E),
+// which are positive.
 void rmonet_count_at_least(const int32_t* masks, int64_t num_masks, int64_t height, int64_t width,
                            float min_value, int64_t threads, const Span* spans, const float* edges,
                            int64_t num_edges, int64_t* counts) {
@@ -267,9 +271,9 @@ void rmonet_count_at_least(const int32_t* masks, int64_t num_masks, int64_t heig
   });
 }
 
-// 8-connected components of the classes that the thresholds (N, C - 1) make: positive, ascending,
-// +inf is not reached. Ordered by class, mask and first pixel, plane = (class - 1) N + mask. To be
-// given to rmonet_take_components.
+// Finds the 8-connected components of the classes between thresholds (N, C - 1), which are positive
+// and ascending; +inf is never reached. Components are ordered by class, mask and first pixel, with
+// plane = (class - 1) N + mask. The caller must pass the result to rmonet_take_components.
 Components* rmonet_find_components(const int32_t* masks, int64_t num_masks, int64_t height,
                                    int64_t width, float min_value, int64_t threads,
                                    const Span* spans, const float* thresholds, int64_t num_levels,
@@ -302,7 +306,7 @@ Components* rmonet_find_components(const int32_t* masks, int64_t num_masks, int6
   return all;
 }
 
-// plane (M,) and boxes (M, 4) of what rmonet_find_components found, which is deleted.
+// Writes plane (M,) and boxes (M, 4) of the result of rmonet_find_components, which is deleted.
 void rmonet_take_components(Components* components, int64_t* plane, int64_t* boxes) {
   std::copy(components->plane.begin(), components->plane.end(), plane);
   for (const Box& box : components->boxes) {
@@ -311,7 +315,8 @@ void rmonet_take_components(Components* components, int64_t* plane, int64_t* box
   delete components;
 }
 
-// means (M,): of mask number[i] over box i of (M, 4), which is inside the mask and not empty.
+// Writes means (M,): the mean of mask number[i] over box i of (M, 4), which is inside the mask and
+// not empty.
 void rmonet_box_means(const float* masks, int64_t height, int64_t width, float min_value,
                       int64_t threads, const Span* spans, const int64_t* number,
                       const int64_t* boxes, int64_t num_boxes, double* means) {

@@ -1,1 +1,1 @@
-"""The paper's maths as pure tensor functions: no cfg, no registry, no event storage."""
+"""The paper's math as pure tensor functions: no cfg, no registry, no event storage."""

@@ -1,11 +1,11 @@
-"""The pseudo labels' work per pixel in compiled loops, for masks on a CPU (csrc/mask_boxes.cpp).
+"""Compiled loops over the pixels of masks on a CPU, for pseudo labels (csrc/mask_boxes.cpp).
 
 Shape shorthand:
     N: masks.  H, W: mask size.  C: classes.  M: components.
 
-Each function gives what its namesake in ``multi_otsu.py`` or ``components.py`` gives, from one pass
-over the masks and others over what is not 0. setup.py builds the library where there is a C++
-compiler; :func:`is_available` tells.
+Each function returns the same as its namesake in ``multi_otsu.py`` or ``components.py``. After one
+pass over the masks, only the spans that are not 0 are read. setup.py builds the library if there is
+a C++ compiler; :func:`is_available` tells whether it was built.
 """
 
 import ctypes
@@ -19,17 +19,18 @@ from rmonet_d2.ops.components import Components
 from rmonet_d2.ops.multi_otsu import histogram_thresholds
 
 _LIBRARY = "rmonet_d2._mask_boxes"
-# Masks with fewer values are done by one thread: to start another takes as long as to read these.
+# There is one thread per this many values, as starting a thread takes as long as reading them.
 _VALUES_PER_THREAD = 1 << 16
 
 
 class MaskSpans(NamedTuple):
-    """N masks, and in each of their rows the span of columns outside of which it is 0.
+    """N masks, and for each of their rows the span of columns outside which the row is 0.
 
     Attributes:
         masks: (N, H, W) float32, contiguous, on the CPU; values below ``min_value`` count as 0.
         min_value: at least 0.
-        spans: (N, H, 2) int32, first and last + 1; empty for masks with a NaN or an infinity.
+        spans: (N, H, 2) int32, first column and last column + 1; empty for masks with a NaN or an
+            infinity.
         low, high: (N,) float32, smallest and largest value of each mask; NaN if it is not finite.
     """
 
@@ -45,14 +46,14 @@ def _load_library() -> ctypes.CDLL | None:
     spec = importlib.util.find_spec(_LIBRARY)
     if spec is None or spec.origin is None:
         return None
-    # Loaded as a library, not imported: it knows nothing of Python.
+    # Loaded as a plain library, not imported, because it is no Python extension module.
     library = ctypes.CDLL(spec.origin)
     library.rmonet_find_components.restype = ctypes.c_void_p
     return library
 
 
 def is_available() -> bool:
-    """Whether the library was built."""
+    """Return whether the library was built."""
     return _load_library() is not None
 
 
@@ -75,7 +76,7 @@ def mask_spans(masks: torch.Tensor, min_value: float = 0.0) -> MaskSpans:
 
 
 def multi_otsu_thresholds(spans: MaskSpans, num_classes: int, num_bins: int) -> torch.Tensor:
-    """(N, C - 1) float32, see :func:`rmonet_d2.ops.multi_otsu.multi_otsu_thresholds`."""
+    """Compute (N, C - 1) thresholds, see :func:`.multi_otsu.multi_otsu_thresholds`."""
 
     def count_at_least(bounds: torch.Tensor) -> torch.Tensor:
         bounds = bounds.contiguous()
@@ -97,11 +98,13 @@ def multi_otsu_thresholds(spans: MaskSpans, num_classes: int, num_bins: int) -> 
 def class_component_boxes(
     spans: MaskSpans, thresholds: torch.Tensor, cumulative: bool = False
 ) -> Components:
-    """Components of each class that thresholds make, see :func:`.components.class_component_boxes`.
+    """Find the components of each class, see :func:`.components.class_component_boxes`.
 
     Args:
-        thresholds: (N, C - 1) float32, positive and ascending; +inf is never reached.
-        cumulative: components of the pixels of class c or a higher one.
+        spans: masks from :func:`mask_spans`.
+        thresholds: (N, C - 1) float32 between the classes, positive and ascending; +inf is never
+            reached.
+        cumulative: if True, the plane of class c also contains the pixels of all higher classes.
     """
     thresholds = thresholds.contiguous()
     count = ctypes.c_int64()
@@ -119,8 +122,16 @@ def class_component_boxes(
 
 
 def box_means(spans: MaskSpans, mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """(M,) float64 means of mask ``mask`` (M,) over ``boxes`` (M, 4), both int64; see
-    :func:`rmonet_d2.ops.components.box_means`."""
+    """Compute the mean of a mask over each box, see :func:`.components.box_means`.
+
+    Args:
+        spans: masks from :func:`mask_spans`.
+        mask: (M,) int64, the index of each box's mask.
+        boxes: (M, 4) int64, inside the mask, not empty.
+
+    Returns:
+        (M,) float64.
+    """
     mask, boxes = mask.contiguous(), boxes.contiguous()
     means = torch.empty(len(boxes), dtype=torch.float64)
     masks, _, *common = _common(spans)
@@ -139,7 +150,7 @@ def _pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
 
 
 def _common(spans: MaskSpans) -> list:
-    """The arguments that begin every call: the masks, N, H, W, ``min_value`` and the threads."""
+    """Return the first arguments of every call: masks, N, H, W, ``min_value`` and threads."""
     masks = spans.masks
     threads = min(torch.get_num_threads(), 1 + masks.numel() // _VALUES_PER_THREAD)
     sizes = map(ctypes.c_int64, masks.shape)

@@ -1,13 +1,14 @@
 """Connected components of many planes at once, their tight boxes and box means (Sec. 3.4).
 
 Shape shorthand:
-    N: masks.  H, W: size.  L: planes of one mask, one per foreground class.
-    T: listed segments of E pixels, W / E of them in a row.  S: runs.  M: components.
+    N: masks.  H, W: mask size.
+    T: listed segments of E pixels each, W / E segments per row.  S: runs.  M: components.
 
-Components are 8-connected, as ``skimage.measure.label``'s default. The unit of work is a run, a
-maximal piece of a row of pixels of one plane: there are far fewer runs than pixels. Runs are joined
-by hooking the larger root to the smaller one and shortening paths, so the number of rounds grows
-with the logarithm of the length of a component, and a round handles all planes together.
+A plane is the set of pixels of one class of one mask. Components are 8-connected, as is the default
+of ``skimage.measure.label``. The unit of work is a run, a maximal sequence of adjacent pixels of
+one plane in a row: there are far fewer runs than pixels. Runs are joined by hooking the larger root
+to the smaller one and shortening paths, so the number of rounds grows with the logarithm of the
+length of a component, and each round processes all planes together.
 """
 
 from typing import NamedTuple
@@ -17,8 +18,8 @@ import torch
 from rmonet_d2.ops.multi_otsu import MaskSegments
 from rmonet_d2.utils.indexing import first_not_below, true_positions
 
-# Rounds of shortening paths between two looks at whether they are short: a look at a GPU waits for
-# it, and takes longer than a round.
+# Rounds of path shortening between two checks for convergence (4 on other devices): a check waits
+# for the GPU, which takes longer than a round.
 _ROUNDS = {"cpu": 1}
 
 
@@ -26,7 +27,7 @@ class Components(NamedTuple):
     """M components, ordered by plane and, within a plane, by their first pixel in row order.
 
     Attributes:
-        plane: (M,) int64.
+        plane: (M,) int64, index of the plane.
         boxes: (M, 4) int64, tight boxes x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
     """
 
@@ -35,22 +36,16 @@ class Components(NamedTuple):
 
 
 class _Runs(NamedTuple):
-    """S runs in row order: plane, row, first and last column, each (S,).
+    """S runs in row-major order: plane, row, first and last column, each (S,).
 
-    int32 where all positions of the planes fit: on a CPU three times as fast to add as int64.
+    The dtype is int32 if all positions in the planes fit: additions are then three times as fast on
+    a CPU as with int64.
     """
 
     plane: torch.Tensor
     row: torch.Tensor
     first: torch.Tensor
     last: torch.Tensor
-
-
-def connected_component_boxes(binary: torch.Tensor) -> Components:
-    """Components of (N, H, W) bool planes; ``plane`` is in [0, N)."""
-    num_planes, height, width = binary.shape
-    index, classes = _all_rows(binary)
-    return class_component_boxes(index, classes, 2, (num_planes, height, width))
 
 
 def class_component_boxes(
@@ -60,7 +55,7 @@ def class_component_boxes(
     shape: tuple[int, int, int],
     cumulative: bool = False,
 ) -> Components:
-    """Components of the pixels of each class c >= 1 of N masks.
+    """Find the components of the pixels of each class c >= 1 of N masks.
 
     Args:
         index: (T,) int64, ascending, (n * H + y) * W / E + x / E: the listed segments. All other
@@ -68,7 +63,7 @@ def class_component_boxes(
         classes: (T, E) int8, the class of each pixel of these segments.
         num_classes: C; classes are in [0, C).
         shape: (N, H, W).
-        cumulative: components of the pixels of class c or a higher one.
+        cumulative: if True, the plane of class c also contains the pixels of all higher classes.
 
     Returns:
         The components, with plane = (c - 1) * N + n.
@@ -78,7 +73,7 @@ def class_component_boxes(
     is_root = root == torch.arange(len(root), dtype=root.dtype, device=root.device)
     head = true_positions(is_root)
     component = (is_root.cumsum(0) - 1).index_select(0, root)
-    # A component's first run holds its first pixel, and with it its top row.
+    # The first run of a component contains its first pixel and is therefore in its top row.
     top = runs.row.index_select(0, head)
     left = runs.first.index_select(0, head).scatter_reduce_(0, component, runs.first, "amin")
     right = torch.zeros_like(top).scatter_reduce_(0, component, runs.last, "amax")
@@ -90,7 +85,8 @@ def class_component_boxes(
 def label_components(binary: torch.Tensor) -> torch.Tensor:
     """Label (N, H, W) bool planes: (N, H, W) int64, 0 where not set, else 1, 2, ... per plane.
 
-    Numbered by each component's first pixel in row order, as ``skimage.measure.label`` does.
+    As in ``skimage.measure.label``, components are numbered by their first pixel in row-major
+    order.
     """
     num_planes, height, width = binary.shape
     index, classes = _all_rows(binary)
@@ -106,21 +102,21 @@ def label_components(binary: torch.Tensor) -> torch.Tensor:
 
 
 def box_means(segments: MaskSegments, mask: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-    """Mean of a mask over each box. One host synchronisation.
+    """Compute the mean of a mask over each box. One host synchronization.
 
     Args:
         segments: N masks of size (H, W).
-        mask: (M,) int64, the mask of each box.
+        mask: (M,) int64, the index of each box's mask.
         boxes: (M, 4) int64, x0, y0, x1, y1 inside the mask, not empty.
 
     Returns:
-        (M,) float64. All sums are exact, so that the result depends on nothing but the pixels in
-        the box, if the values are in {0} or [2^-10, 1] and all masks together sum to at most 2^19.
+        (M,) float64. If all values are 0 or in [2^-10, 1] and all masks together sum to at most
+        2^19, all sums are exact, so that each mean depends only on the pixels in its box.
     """
     num_masks, height, width = segments.shape
     length = segments.values.shape[1]
     in_row = width // length
-    # The sum within a segment up to each pixel, and that of all listed segments before it.
+    # Sums within each segment up to each pixel, and sums of all listed segments before each one.
     sums = segments.values.double().cumsum_(1)
     sums_before = sums.new_zeros(len(sums) + 1)
     torch.cumsum(sums[:, -1], 0, out=sums_before[1:])
@@ -144,7 +140,7 @@ def box_means(segments: MaskSegments, mask: torch.Tensor, boxes: torch.Tensor) -
         segment = row * in_row + block
         number = before.index_select(0, segment)
         inside = x - block * length
-        # What is not listed is 0.
+        # Segments that are not listed are 0.
         counts = (inside > 0) & listed.index_select(0, segment)
         partial = sums.index_select(0, torch.where(counts, number * length + inside - 1, 0))
         return sums_before.index_select(0, number) + partial * counts
@@ -167,11 +163,12 @@ def _find_runs(
     shape: tuple[int, int, int],
     cumulative: bool,
 ) -> _Runs:
-    """The runs of :func:`class_component_boxes`'s planes, ordered by plane, row and column."""
+    """List the runs of :func:`class_component_boxes`, ordered by plane, row and column."""
     num_masks, height, width = shape
     length = classes.shape[1]
     stride = length + 1
-    # Segments end with a 0, and one more 0 precedes the first: pieces of one class tile the list.
+    # A 0 ends each segment and one more precedes the first, so that no stretch of pixels of one
+    # class >= 1 crosses a bound of segments.
     cells = classes.new_zeros(len(index) * stride + 1)
     cells[1:].view(len(index), stride)[:, :length] = classes
     positions = (num_classes - 1) * num_masks * (height + 1) * (width // length) * stride
@@ -183,7 +180,7 @@ def _find_runs(
     inside = class_ >= levels if cumulative else class_ == levels
     changes = inside.clone()
     changes[:, 1:] ^= inside[:, :-1]
-    # The last piece is of class 0, so each plane has as many ends as starts, alternating.
+    # The last stretch is of class 0, so starts and ends of runs alternate in each plane.
     change = true_positions(changes.flatten()).to(integer)
     level = change[0::2] // max(len(bounds), 1)
     start, end = (bounds.index_select(0, change[i::2] - level * len(bounds)) for i in (0, 1))
@@ -198,7 +195,7 @@ def _find_runs(
 
 
 def _join_pieces(runs: _Runs) -> _Runs:
-    """Make one run of those that touch within a row, at the bounds of segments."""
+    """Merge runs of a row that were split at the bounds of segments."""
     plane, row, first, last = runs
     joined = torch.zeros_like(first, dtype=torch.bool)
     joined[1:] = (last[:-1] + 1 == first[1:]) & (row[:-1] == row[1:]) & (plane[:-1] == plane[1:])
@@ -208,22 +205,22 @@ def _join_pieces(runs: _Runs) -> _Runs:
 
 
 def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
-    """(S,) int64: for each run the smallest index of a run of its component."""
+    """Return for each run (S,) the root of its component: the index of its first run."""
     _, height, width = shape
-    # One unused column and row: neighbours never reach into another row or plane.
+    # One unused column and row, so that neighbors never reach into another row or plane.
     stride = width + 1
     row_start = (runs.plane * (height + 1) + runs.row) * stride
     first, last = row_start + runs.first, row_start + runs.last
     own = torch.arange(len(first), dtype=first.dtype, device=first.device)
 
-    # Positions one row up. For each run b, the first run that does not end before b: if it touches
-    # b, it is the first one to do so.
+    # Positions are compared one row up. For each run b, find the first run that does not end before
+    # b: if it touches b, it is the first run that does.
     rank = first_not_below(last, first - (stride + 1))
     above = rank.clamp(max=len(first) - 1)
     touches = first.index_select(0, above) <= last - (stride - 1)
     root = _flatten(torch.where(touches, above, own))
-    # A run a that touches b, but not as the first one: b is then the last run of a lower rank, as
-    # the run after b starts to the right of a's start, or a is before it.
+    # A run a may also touch b without being the first run that does. Then b is the last run of a
+    # lower rank, as the run after b starts to the right of a's start, or a is before it.
     below = torch.bincount(rank + 1, minlength=len(first) + 2)[: len(first)].cumsum(0) - 1
     below = below.clamp_(min=0).to(first.dtype)
     touches = first <= last.index_select(0, below) - (stride - 1)
@@ -234,13 +231,13 @@ def _join_runs(runs: _Runs, shape: tuple[int, int, int]) -> torch.Tensor:
         near, far = root.index_select(0, pair).view(2, -1)
         if torch.equal(near, far):
             return root
-        # Both are roots, as the trees are flat, so hooking one to the other cuts nothing off.
+        # Both are roots, as the trees are flat, so hooking one to the other detaches no node.
         root.scatter_reduce_(0, torch.maximum(near, far).long(), torch.minimum(near, far), "amin")
         root = _flatten(root)
 
 
 def _flatten(parent: torch.Tensor) -> torch.Tensor:
-    """Point every node (S,) at the root of its tree. A host synchronisation every few rounds."""
+    """Point every node (S,) at the root of its tree; one host synchronization per few rounds."""
     rounds = _ROUNDS.get(parent.device.type, 4)
     while True:
         before = parent

@@ -1,11 +1,11 @@
-"""The foreground of SPACE: objects on top of each other by depth, and its boundary loss.
+"""The foreground of SPACE: objects composited by depth, and the boundary loss.
 
 (Lin et al. 2020, SPACE, Sec. 2.1 and the appendix on the boundary loss.)
 
 Shape shorthand:
-    B: images.  N: cells, one object at most in each.  H, W: image size.  M: side of a glimpse.
+    B: images.  N: cells, with at most one object each.  H, W: image size.  M: side of a glimpse.
     cover: (B, N, H, W) alpha of an object times its z_pres, in [0, 1], 0 outside its box.
-    paint: (B, N, 3, H, W) its colours times its cover.
+    paint: (B, N, 3, H, W) colors of an object times its cover.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from rmonet_d2.utils.constants import constant
 
 # How strongly a nearer object hides one behind it.
 DEPTH_SHARPNESS = 100.0
-# The boundary loss: a kernel of 1 / M^2 inside the frame, times this, against N(0, 0.7^2).
+# Factor on the boundary loss's kernel, which is 1 / M^2 inside the frame; std of its Gaussian.
 BOUNDARY_GAIN = 1000.0
 BOUNDARY_STD = 0.7
 
@@ -27,8 +27,8 @@ class Layers:
 
     Attributes:
         masks: (B, N, H, W), the share of a pixel that each object takes; their sum is alpha.
-        alpha: (B, H, W) in [0, 1], the share that all objects take.
-        mean: (B, 3, H, W) in [0, 1], the sum of the objects' colours, each times its mask.
+        alpha: (B, H, W) in [0, 1], the share of a pixel that all objects take together.
+        mean: (B, 3, H, W) in [0, 1], the sum of the objects' colors times their masks.
     """
 
     masks: torch.Tensor
@@ -37,14 +37,14 @@ class Layers:
 
 
 def composite(cover: torch.Tensor, paint: torch.Tensor, depth: torch.Tensor) -> Layers:
-    """Mix objects: weights are a softmax over the cells of 100 sigmoid(-z_depth) cover.
+    """Composite objects, weighted by a softmax over the cells of 100 sigmoid(-z_depth) cover.
 
-    As in SPACE, the mean of the foreground's Gaussian is the sum of the colours times their masks:
-    it is dark where alpha is low, which makes alpha tend to 0 or 1.
+    As in SPACE, the mean of the foreground's Gaussian is the sum of the colors times their masks.
+    It is dark where alpha is low, which drives alpha to 0 or 1.
 
     Args:
-        cover, paint: see the table on top.
-        depth: (B, N) z_depth, the nearest lowest.
+        cover, paint: see the table above.
+        depth: (B, N) z_depth; lower is nearer.
     """
     nearness = DEPTH_SHARPNESS * torch.sigmoid(-depth)
     weights = (nearness[..., None, None] * cover).softmax(dim=1)
@@ -60,23 +60,23 @@ def boundary_loss(
     alpha: torch.Tensor,
     width: int,
 ) -> torch.Tensor:
-    """SPACE's boundary loss: no foreground on the frames of the boxes.
+    """Compute SPACE's boundary loss, which penalizes foreground on the frames of boxes.
 
-    A frame in the glimpse, put at the place of its box, times z_pres, is summed over the cells and
-    multiplied with alpha; the result should be 0 under N(0, 0.7^2). So a box that cuts an object is
-    dear. The constant of the Gaussian is left out.
+    Each box has a frame along its border, weighted by z_pres. The sum of all frames, times alpha,
+    is scored by the negative log density of N(0, 0.7^2), without its constant. This penalizes boxes
+    that cut through an object.
 
     Args:
         pres: (B, N) in [0, 1].
         rows, columns: (B, N, H, M) and (B, N, W, M), of ``spatial_transform.paste_weights``.
         alpha: (B, H, W).
-        width: of the frame, in pixels of the glimpse, below M / 2.
+        width: width of the frame in pixels of the glimpse, below M / 2.
 
     Returns:
-        (B,) summed over the pixels.
+        (B,) losses, summed over the pixels.
     """
     side = rows.shape[-1]
-    # A frame is the whole glimpse without its inside; both are products of a row and a column.
+    # A frame is the whole box minus its inside; each is the product of a column and a row.
     high = torch.stack([rows.sum(-1), rows[..., width : side - width].sum(-1)], dim=2)
     wide = torch.stack([columns.sum(-1), columns[..., width : side - width].sum(-1)], dim=2)
     sign = pres[..., None] * constant((1.0, -1.0), pres.device, pres.dtype)

@@ -1,10 +1,10 @@
-"""KL divergences: the two terms of Eq. 3, and those between Gaussians and between Bernoullis.
+"""KL divergences: the two of Eq. 3, between two Gaussians, and between two Bernoullis.
 
 Shape shorthand:
-    B: images.  K: components.  D: latents a component.  H, W: image size.
-    mu, log_var: (B, K, D) of the posterior q(z_k | x, m_k).
-    log m_k: (B, K, H, W) of the spatial attention network; -inf allowed.
-    mask_logits: (B, K, H, W) of the decoder; their softmax over K is the decoded mask.
+    B: images.  K: components.  D: latents per component.  H, W: image size.
+    mu, log_var: (B, K, D), parameters of the posterior q(z_k | x, m_k).
+    log m_k: (B, K, H, W), from the spatial attention network; -inf allowed.
+    mask_logits: (B, K, H, W), from the decoder; their softmax over K is the decoded mask.
 """
 
 import math
@@ -14,20 +14,21 @@ import torch.nn.functional as F
 
 
 def latent_kl(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
-    """Second term of Eq. 3: KL(q(z_k | x, m_k) || N(0, 1)), summed over K and D: (B,)."""
+    """Compute the second term of Eq. 3, KL(q(z_k | x, m_k) || N(0, 1)) over all K and D: (B,)."""
     return component_latent_kl(mu, log_var).sum(dim=1)
 
 
 def component_latent_kl(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor:
-    """KL(q(z_k | x, m_k) || N(0, 1)) of each component, summed over D: (B, K)."""
+    """Compute KL(q(z_k | x, m_k) || N(0, 1)) of each component, summed over D: (B, K)."""
     mu, log_var = mu.float(), log_var.float()
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(dim=2)
 
 
 def mask_kl(log_masks: torch.Tensor, mask_logits: torch.Tensor) -> torch.Tensor:
-    """Third term of Eq. 3: KL(q(m | x) || p(m | z)), summed over the pixels: (B,).
+    """Compute the third term of Eq. 3: KL(q(m | x) || p(m | z)), summed over the pixels: (B,).
 
-    At each pixel both are categorical over the K components. A mask of exactly 0 adds 0.
+    At each pixel, both distributions are categorical over the K components. A mask of exactly 0
+    contributes 0.
     """
     log_p = F.log_softmax(mask_logits.float(), dim=1)
     finite = log_masks.clamp(min=-80.0)
@@ -41,7 +42,7 @@ def gaussian_kl(
     prior_mean: torch.Tensor | float = 0.0,
     prior_log_std: torch.Tensor | float = 0.0,
 ) -> torch.Tensor:
-    """KL(N(mean, std^2) || N(prior mean, prior std^2)), element by element, in float32.
+    """Compute KL(N(mean, std^2) || N(prior mean, prior std^2)) per element, in float32.
 
     Args:
         mean, log_std: (...).
@@ -57,7 +58,7 @@ def gaussian_kl(
 
 
 def bernoulli_kl(logits: torch.Tensor, prior: float) -> torch.Tensor:
-    """KL(Bernoulli(sigmoid(logits)) || Bernoulli(prior)), element by element, in float32.
+    """Compute KL(Bernoulli(sigmoid(logits)) || Bernoulli(prior)) per element, in float32.
 
     Args:
         logits: (...).

@@ -1,33 +1,33 @@
 """The spatial Gaussian mixture likelihood (Eq. 2, Eq. 8).
 
 Shape shorthand:
-    B: images.  K: components, the background last.  C = 3 colours.  H, W: image size.
+    B: images.  K: components, the background last.  C = 3 colors.  H, W: image size.
     x: (B, C, H, W) image in [0, 1].  x_k: (B, K, C, H, W) reconstructed components.
-    log m_k: (B, K, H, W), -inf allowed.  sigma: (K,) scales, sigma_fg K - 1 times, then sigma_bg.
+    log m_k: (B, K, H, W), -inf allowed.  sigma: (K,) scales, K - 1 times sigma_fg, then sigma_bg.
 """
 
 import math
 
 import torch
 
-# Masks below this do not enter the printed form of Eq. 8, whose two logs have no lower bound.
+# Lower bound of the masks in the printed form of Eq. 8, whose two logs are otherwise unbounded.
 MIN_MASK = 1e-5
 
 
 def component_scales(num_components: int, sigma_fg: float, sigma_bg: float) -> torch.Tensor:
-    """(K,) scales of Eq. 2: sigma_fg for the foreground, sigma_bg for the last component."""
+    """Return the (K,) scales of Eq. 2: sigma_fg, and sigma_bg for the last component."""
     return torch.tensor([sigma_fg] * (num_components - 1) + [sigma_bg])
 
 
 def gaussian_log_prob(x: torch.Tensor, x_k: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """log N(x; x_k, sigma_k^2) of each colour value: (B, K, C, H, W) float32."""
+    """Compute log N(x; x_k, sigma_k^2) of each color value: (B, K, C, H, W) float32."""
     sigma = sigma.view(1, -1, 1, 1, 1)
     squares = (x[:, None].float() - x_k.float()).square()
     return -squares / (2 * sigma**2) - sigma.log() - 0.5 * math.log(2 * math.pi)
 
 
 def _weighted(x, x_k, log_masks, sigma, joint_channels):
-    """log m_k + log N: (B, K, 1 or C, H, W)."""
+    """Compute log m_k + log N: (B, K, 1 or C, H, W)."""
     log_prob = gaussian_log_prob(x, x_k, sigma)
     if joint_channels:
         log_prob = log_prob.sum(dim=2, keepdim=True)
@@ -41,12 +41,12 @@ def mixture_nll(
     sigma: torch.Tensor,
     joint_channels: bool = True,
 ) -> torch.Tensor:
-    """-log p(x | z) of Eq. 2 and the first line of Eq. 8, summed over an image: (B,).
+    """Compute -log p(x | z) of Eq. 2 and the first line of Eq. 8, summed over an image: (B,).
 
     Args:
-        x, x_k, log_masks, sigma: see the table on top.
-        joint_channels: True: a component explains a pixel, with its three colours. False: each
-            colour of a pixel has a mixture of its own. Eq. 2 does not say which.
+        x, x_k, log_masks, sigma: see the table above.
+        joint_channels: if True, a component explains a pixel with all three colors; if False, each
+            color of a pixel has a mixture of its own. Eq. 2 does not say which.
     """
     weighted = _weighted(x, x_k, log_masks, sigma, joint_channels)
     return -weighted.logsumexp(dim=1).flatten(1).sum(dim=1)
@@ -59,11 +59,11 @@ def printed_nll(
     sigma: torch.Tensor,
     joint_channels: bool = True,
 ) -> torch.Tensor:
-    """The second line of Eq. 8 as printed, summed over an image: (B,).
+    """Compute the second line of Eq. 8 as printed, summed over an image: (B,).
 
     It splits the log of a sum into -log(background) - log(sum of foreground), which equals the
-    first line only where the product of the two terms equals their sum. Masks are bounded below
-    by ``MIN_MASK``: with no region at a pixel the printed term would be infinite.
+    first line only where the product of the two terms equals their sum. Masks are bounded below by
+    ``MIN_MASK``, as the printed term would be infinite at pixels without a region.
     """
     log_masks = log_masks.clamp(min=math.log(MIN_MASK))
     weighted = _weighted(x, x_k, log_masks, sigma, joint_channels)
@@ -74,14 +74,14 @@ def printed_nll(
 def log_responsibilities(
     x: torch.Tensor, x_k: torch.Tensor, log_masks: torch.Tensor, sigma: torch.Tensor
 ) -> torch.Tensor:
-    """Log of the posterior p(k | x, z) of Eq. 2: which component explains each pixel.
+    """Compute the log of the posterior p(k | x, z) of Eq. 2: which component explains each pixel.
 
-    In the mixture m_k is what component k is expected to explain before its colours are compared
-    with the pixel's; m_k N(x; x_k, sigma_k^2), normalised, is that knowledge after it. A pixel's
-    three colours belong to one component.
+    In the mixture, m_k is the prior probability that component k explains a pixel, before the
+    colors of both are compared; the posterior is m_k N(x; x_k, sigma_k^2), normalized over k. All
+    three colors of a pixel belong to the same component.
 
     Returns:
-        (B, K, H, W) float32; their exp sums to 1 at every pixel, and is 0 where m_k is.
+        (B, K, H, W) float32; the exponentials sum to 1 at every pixel and are 0 where m_k is 0.
     """
     weighted = _weighted(x, x_k, log_masks, sigma, joint_channels=True)
     return weighted.squeeze(2).log_softmax(dim=1)

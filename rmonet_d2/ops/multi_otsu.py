@@ -1,18 +1,18 @@
-"""Multi-Otsu thresholds of a batch of masks (Sec. 3.4, App. B), equal to scikit-image's.
+"""Multi-Otsu thresholds of a batch of masks (Sec. 3.4, App. B), equal to those of scikit-image.
 
 Shape shorthand:
-    N: masks.  H, W: mask size, P = H W pixels.  S = W / E: segments of a row.
-    T: active segments of E pixels, listed over all masks.
-    C: classes.  D: bins of the histogram of one mask.
+    N: masks.  H, W: mask size, P = H W pixels.  S = W / E: segments per row.
+    T: active segments of E pixels each, over all masks.
+    C: classes.  D: histogram bins per mask.
 
-``skimage.filters.threshold_multiotsu`` (Liao et al. 2001) is followed to the last bit, because
-masks with symmetric histograms tie and a tie decides a box: float32 histogram edges and moments,
-the same order of additions, and the first of several maxima. That includes two properties of
-scikit-image's table of between-class variances: bin 0 has level 1, as bin 1 has, and a class of
-bin 0 alone counts as 0.
+The results match ``skimage.filters.threshold_multiotsu`` (Liao et al. 2001) to the last bit,
+because symmetric histograms cause ties, and how a tie is broken decides a box. To this end, bin
+edges and moments are float32, additions have the same order, and the first of several maxima is
+taken. Two properties of scikit-image's table of between-class variances are kept as well: bin 0 has
+level 1, like bin 1, and a class of bin 0 alone counts as 0.
 
-Training masks are exactly 0 outside their regions, so the work per pixel is done for the pieces of
-rows that are not all 0 (:class:`MaskSegments`).
+Training masks are exactly 0 outside their regions, so pixels are only processed in segments of rows
+that are not all 0 (:class:`MaskSegments`).
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ import torch.nn.functional as F
 
 from rmonet_d2.utils.indexing import true_positions
 
-# A mask whose values differ by at most D times this, relative to its peak, is taken as constant: it
-# is rounding that would separate the edges of its bins.
+# A mask whose values differ by at most D times this, relative to its peak, is treated as constant,
+# because the edges of its bins would differ only by rounding errors.
 RESOLUTION = 2.0**-20
-# Pixels of a segment. Shorter ones list fewer pixels, and take longer to find and to join again.
+# Pixels per segment. Shorter segments cover fewer pixels but take longer to find and to rejoin.
 _SEGMENT = 64
-# Elements of the largest temporary when all threshold combinations of many bins are compared.
+# Size limit, in elements, of the temporary that compares all combinations of thresholds.
 _MAX_ELEMENTS = 1 << 23
 
 
@@ -39,9 +39,9 @@ class MaskSegments(NamedTuple):
 
     Attributes:
         position: (T,) int64, ascending, (mask * H + y) * S + x / E.
-        mask: (T,) int64.
+        mask: (T,) int64, index of the mask.
         values: (T, E) float32.
-        peaks: (T,) float32, the largest value of each.
+        peaks: (T,) float32, the largest value of each segment.
         low, high: (N,) float32, smallest and largest value of each mask; NaN if it has a NaN.
         shape: (N, H, W).
     """
@@ -56,10 +56,10 @@ class MaskSegments(NamedTuple):
 
 
 def mask_segments(masks: torch.Tensor, min_value: float = 0.0) -> MaskSegments:
-    """Set values of (N, H, W) masks below ``min_value`` to 0; list the segments that are not all 0.
+    """Set values of (N, H, W) masks below ``min_value`` to 0 and list segments that are not all 0.
 
-    A segment with a NaN or an infinity is listed with values of 0: its mask can be told by ``low``
-    and ``high``, and sums over other masks are not touched. Two host synchronisations.
+    The values of a segment with a NaN or an infinity are set to 0, so that they do not affect sums
+    over other masks; ``low`` and ``high`` still identify its mask. Two host synchronizations.
     """
     num_masks, height, width = masks.shape
     length = _SEGMENT if width % _SEGMENT == 0 else width
@@ -68,7 +68,7 @@ def mask_segments(masks: torch.Tensor, min_value: float = 0.0) -> MaskSegments:
     peaks = torch.where(peaks < min_value, 0.0, peaks)
     index = true_positions(peaks != 0)
     values = segments.index_select(0, index)
-    # What is greater than the number before min_value is at least min_value.
+    # threshold() keeps values above its bound, so the bound is the number just below min_value.
     before = float(np.nextafter(np.float32(min_value), np.float32(-np.inf)))
     F.threshold(values, before, 0.0, inplace=True)
     low = torch.zeros_like(peaks).index_copy_(0, index, values.amin(1))
@@ -83,23 +83,23 @@ def mask_segments(masks: torch.Tensor, min_value: float = 0.0) -> MaskSegments:
 def multi_otsu_thresholds(
     masks: MaskSegments | torch.Tensor, num_classes: int, num_bins: int
 ) -> torch.Tensor:
-    """Multi-Otsu thresholds of every mask.
+    """Compute the Multi-Otsu thresholds of every mask.
 
     Args:
         masks: (N, H, W) float masks with values >= 0, or their :class:`MaskSegments`.
         num_classes: C >= 2.
-        num_bins: D >= 2, bins between the smallest and the largest value of a mask.
+        num_bins: D >= 2, number of bins between the smallest and the largest value of a mask.
 
     Returns:
-        (N, C - 1) float32, ascending: the centres of the bins after which a new class starts. A
+        (N, C - 1) float32, ascending: the centers of the bins after which a new class starts. A
         mask with O < C occupied bins, for which scikit-image raises an error, gets O - 1
-        thresholds, after all of its occupied bins but the last (scikit-image's rule for O = C),
-        and the others are +inf: a mask of two values has two classes, a constant mask has one.
-        One class also have masks whose values differ by at most D 2^-20 of the peak, which is
-        rounding, and masks with a NaN or an infinity.
+        thresholds, one after each occupied bin but the last (scikit-image's rule for O = C), and
+        the other thresholds are +inf: a mask of two values has two classes, and a constant mask has
+        one. Masks whose values differ by at most D 2^-20 of the peak, that is by rounding errors,
+        and masks with a NaN or an infinity have one class as well.
 
     Raises:
-        ValueError: if num_classes or num_bins is less than 2.
+        ValueError: ``num_classes`` or ``num_bins`` is less than 2.
     """
     segments = masks if isinstance(masks, MaskSegments) else mask_segments(masks)
     _, height, width = segments.shape
@@ -121,17 +121,17 @@ def histogram_thresholds(
     num_classes: int,
     num_bins: int,
 ) -> torch.Tensor:
-    """:func:`multi_otsu_thresholds` of masks of which only counts of pixels are needed.
+    """Compute :func:`multi_otsu_thresholds` from counts of pixels, independent of their storage.
 
     Args:
         low, high: (N,) float32, smallest and largest value of each mask; NaN if it has a NaN.
         num_pixels: P.
-        count_at_least: from (N, D - 1) float32, the bounds between the bins of each mask, to the
-            pixels at or above them, (N, D - 1). Called once.
+        count_at_least: maps (N, D - 1) float32, the bounds between the bins of each mask, to the
+            number of pixels at or above each bound, (N, D - 1). It is called once.
         num_classes, num_bins: C and D.
 
     Raises:
-        ValueError: if num_classes or num_bins is less than 2.
+        ValueError: ``num_classes`` or ``num_bins`` is less than 2.
     """
     if num_classes < 2 or num_bins < 2:
         raise ValueError(
@@ -141,26 +141,29 @@ def histogram_thresholds(
     at_least = edges.new_zeros(edges.shape)
     at_least[:, 0] = num_pixels
     at_least[:, 1:-1] = count_at_least(edges[:, 1:-1])
-    # Meaningless for masks without contrast.
+    # These are meaningless for masks without contrast, whose thresholds are +inf in the end.
     counts = (at_least[:, :-1] - at_least[:, 1:]).long()
     occupied = counts > 0
     num_occupied = occupied.sum(1, keepdim=True)
 
-    # Where there are at most C occupied bins: the j-th occupied bin ends class j.
+    # If there are at most C occupied bins, the j-th occupied bin ends class j.
     order = torch.arange(num_classes - 1, device=counts.device)
     bins = (occupied.cumsum(1)[:, None] <= order[:, None]).sum(2).clamp_(max=num_bins - 1)
     if num_bins > num_classes:
         best = _best_bins(counts, num_classes)
         bins = torch.where(num_occupied > num_classes, best, bins)
-    centres = (edges[:, :-1] + edges[:, 1:]) / 2
+    centers = (edges[:, :-1] + edges[:, 1:]) / 2
     missing = (order >= num_occupied - 1) | ~_has_contrast(low, high, num_bins)[:, None]
-    return centres.gather(1, bins).masked_fill(missing, torch.inf)
+    return centers.gather(1, bins).masked_fill(missing, torch.inf)
 
 
 def foreground_segments(segments: MaskSegments, thresholds: torch.Tensor) -> MaskSegments:
-    """The segments that reach the first of their mask's thresholds (N, C - 1); ``low`` and ``high``
-    stay those of the masks. All segments, if few would go: to copy the others takes longer than to
-    find nothing in these. One host synchronisation."""
+    """Keep the segments that reach the first of their mask's thresholds (N, C - 1).
+
+    ``low`` and ``high`` remain those of the masks. If only few segments would be dropped, all are
+    kept, because copying the others would take longer than processing these. One host
+    synchronization.
+    """
     kept = segments.peaks >= thresholds[:, 0].index_select(0, segments.mask)
     kept = true_positions(kept)
     if len(kept) > 0.75 * len(segments.position):
@@ -170,9 +173,10 @@ def foreground_segments(segments: MaskSegments, thresholds: torch.Tensor) -> Mas
 
 
 def classify(segments: MaskSegments, thresholds: torch.Tensor) -> torch.Tensor:
-    """(T, E) int8 classes: the number of a mask's thresholds (N, C - 1) not above each value.
+    """Classify each value by how many of its mask's thresholds (N, C - 1) are not above it.
 
-    As ``numpy.digitize``; +inf thresholds are never reached.
+    Returns:
+        (T, E) int8, as ``numpy.digitize``; thresholds of +inf are never reached.
     """
     thresholds = thresholds.t().contiguous().index_select(1, segments.mask).unsqueeze(2)
     classes = _at_least(segments.values, thresholds[0])
@@ -184,18 +188,18 @@ def classify(segments: MaskSegments, thresholds: torch.Tensor) -> torch.Tensor:
 def _at_least(
     values: torch.Tensor, bound: torch.Tensor, out: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """values >= bound as 0.0 and 1.0: on a CPU six times as fast as with a bool result."""
+    """Compute values >= bound as 0.0 or 1.0, six times as fast on a CPU as a bool result."""
     return torch.ge(values, bound, out=torch.empty_like(values) if out is None else out)
 
 
 def _has_contrast(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
-    """(N,) bool: the mask is finite and has more than one value."""
+    """Return (N,) bool: whether each mask is finite and has more than one value."""
     extent = high - low
     return (extent > num_bins * RESOLUTION * high) & (extent < torch.inf)
 
 
 def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> torch.Tensor:
-    """(N, D + 1) float32 bin edges; ``numpy.linspace`` in float32."""
+    """Return (N, D + 1) float32 bin edges, computed as by ``numpy.linspace`` in float32."""
     step = (high - low) / num_bins
     numbers = torch.arange(num_bins + 1, device=low.device, dtype=low.dtype)
     edges = numbers * step[:, None] + low[:, None]
@@ -204,21 +208,21 @@ def _histogram_edges(low: torch.Tensor, high: torch.Tensor, num_bins: int) -> to
 
 
 def _count_at_least(segments: MaskSegments, bounds: torch.Tensor) -> torch.Tensor:
-    """(N, D - 1) float32: pixels at or above each of the bounds (N, D - 1), which are positive."""
+    """Count the pixels at or above each bound (N, D - 1), which is positive: (N, D - 1) float32."""
     inner = bounds.t().contiguous().index_select(1, segments.mask).unsqueeze(2)
     reached = bounds.new_empty(inner.shape[:2])
     scratch = torch.empty_like(segments.values)
     for bound, count in zip(inner, reached, strict=True):
         torch.sum(_at_least(segments.values, bound, scratch), dim=1, out=count)
-    # The segments that are not listed are 0.
+    # Segments that are not listed are 0 and reach no bound.
     return torch.zeros_like(bounds).index_add_(0, segments.mask, reached.t())
 
 
 def _between_class_variances(counts: torch.Tensor) -> torch.Tensor:
-    """(N, D, D) float32: at [i, j] the term of a class of bins i..j, 0 where it is empty."""
+    """Return (N, D, D) float32: at [i, j], the term of a class of bins i..j, or 0 if empty."""
     num_bins = counts.shape[1]
     prob = (counts.double() / counts.sum(1, keepdim=True)).float().unbind(1)
-    # One bin after the other: library cumulative sums differ in their order or precision.
+    # Summed bin by bin, because library cumulative sums differ in their order or precision.
     zeroth, first = [prob[0]], [prob[0]]
     for i in range(1, num_bins):
         zeroth.append(zeroth[-1] + prob[i])
@@ -233,13 +237,13 @@ def _between_class_variances(counts: torch.Tensor) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 def _combinations(num_bins: int, num_thresholds: int, device: torch.device) -> torch.Tensor:
-    """All ascending choices of last bins of the lower classes, in lexicographic order."""
+    """List all ascending choices of the last bins of the lower classes, in lexicographic order."""
     bins = torch.arange(num_bins - 1, device=device)
     return torch.combinations(bins, num_thresholds).t().contiguous()
 
 
 def _best_bins(counts: torch.Tensor, num_classes: int) -> torch.Tensor:
-    """(N, C - 1) last bins of the lower classes that maximise the between-class variance."""
+    """Return the last bins of the lower classes, (N, C - 1), of maximal between-class variance."""
     num_bins = counts.shape[1]
     ends = _combinations(num_bins, num_classes - 1, counts.device)
     table = _between_class_variances(counts).flatten(1)

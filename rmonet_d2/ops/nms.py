@@ -1,29 +1,31 @@
 """Greedy non-maximum suppression of many groups of boxes at once.
 
-Shape shorthand: G groups of n boxes, M boxes in all, as x0, y0, x1, y1; earlier boxes go first.
+Shape shorthand: G groups of n boxes, M boxes in total, as x0, y0, x1, y1. The boxes of a group are
+in order of precedence.
 
-torchvision's ``batched_nms`` loops over the groups on a CPU, with more than 1,000 boxes in all.
+On a CPU, torchvision's ``batched_nms`` loops over the groups if there are more than 1,000 boxes.
 """
 
 import torch
 
 from rmonet_d2.utils.indexing import true_positions
 
-# Box pairs that are compared at once.
+# Number of box pairs that are compared at once, which bounds the memory.
 _MAX_PAIRS = 1 << 22
 
 
 def padded_nms(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy non-maximum suppression in each group.
+    """Apply greedy non-maximum suppression to each group of padded boxes.
+
+    All groups are processed in parallel, box by box, without a host synchronization.
 
     Args:
-        boxes: (G, n, 4) floating point; of any value where not valid, but not NaN.
-        valid: (G, n) bool: the boxes that are there.
-        threshold: a box goes if its IoU with a kept one before it is above this.
+        boxes: (G, n, 4) floating point; any values but NaN where not valid.
+        valid: (G, n) bool; False for padding.
+        threshold: a box is suppressed if its IoU with an earlier kept box exceeds this threshold.
 
     Returns:
-        (G, n) bool, True for the boxes that are kept. No host synchronisation: the boxes of all
-        groups take their turns together.
+        (G, n) bool, True for the boxes that are kept.
     """
     if torch.jit.is_tracing():
         return keep_in_rounds(boxes, valid, threshold)
@@ -33,15 +35,17 @@ def padded_nms(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -> to
 
 
 def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Greedy non-maximum suppression in groups of different lengths.
+    """Apply greedy non-maximum suppression to groups of different sizes.
+
+    Two host synchronizations.
 
     Args:
         boxes: (M, 4) integers.
-        group: (M,) int64, ascending: boxes of different groups do not meet.
-        threshold: as in :func:`padded_nms`; IoU is in float64.
+        group: (M,) int64, ascending; boxes of different groups do not suppress each other.
+        threshold: as in :func:`padded_nms`; IoU is computed in float64.
 
     Returns:
-        (M,) bool, True for the boxes that are kept. Two host synchronisations.
+        (M,) bool, True for the boxes that are kept.
     """
     if len(boxes) == 0:
         return torch.zeros(0, dtype=torch.bool, device=boxes.device)
@@ -51,7 +55,7 @@ def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> t
     start = true_positions(new_group)
     place = torch.arange(len(boxes), device=boxes.device) - start.index_select(0, row)
     size = int(place.amax()) + 1
-    # Missing boxes are empty, and meet none.
+    # Padding boxes are empty, so they overlap no other box.
     padded = boxes.new_zeros(len(start), size, 4, dtype=torch.float64)
     padded[row, place] = boxes.double()
     valid = torch.ones(padded.shape[:2], dtype=torch.bool, device=boxes.device)
@@ -59,7 +63,7 @@ def grouped_nms(boxes: torch.Tensor, group: torch.Tensor, threshold: float) -> t
 
 
 def _keep_greedily(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -> torch.Tensor:
-    """:func:`padded_nms` of as many groups as can be compared at once."""
+    """Apply :func:`padded_nms` to as many groups as can be compared at once."""
     x0, y0, x1, y1 = boxes.permute(2, 1, 0).contiguous()
     areas = (x1 - x0) * (y1 - y0)
     shared = _shared_lengths(x0, x1).mul_(_shared_lengths(y0, y1))
@@ -94,6 +98,6 @@ def keep_in_rounds(boxes: torch.Tensor, valid: torch.Tensor, threshold: float) -
 
 
 def _shared_lengths(start: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-    """(n, n, G) lengths of the intersections of each group's intervals, (n, G) each."""
+    """Intersect the intervals (n, G) of each group pairwise: (n, n, G) lengths."""
     lengths = torch.minimum(end[:, None], end)
     return lengths.sub_(torch.maximum(start[:, None], start)).clamp_(min=0)

@@ -1,7 +1,7 @@
-"""Maps in box coordinates put back into the image, with a gradient.
+"""Pastes maps from box coordinates back into the image, with a gradient.
 
-Shape shorthand: N regions, M the side of a map, H, W the image's size; boxes (N, 4) as x0, y0, x1,
-y1 in image pixels.
+Shape shorthand: N regions, M side of a map, H, W image size; boxes (N, 4) as x0, y0, x1, y1 in
+image pixels.
 """
 
 import torch
@@ -9,18 +9,19 @@ import torch.nn.functional as F
 
 
 def paste_maps(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Sample maps bilinearly at the centres of the image's pixels.
+    """Sample maps bilinearly at the centers of the image's pixels.
 
-    The four corners of a map are those of its box, as Detectron2's ``paste_masks_in_image`` puts
-    them, which gives masks without a gradient. Pixels outside a box get the nearest value inside.
+    The corners of a map are aligned with the corners of its box, as in Detectron2's
+    ``paste_masks_in_image``, whose result has no gradient. Pixels outside a box get the nearest
+    value inside it.
 
     Args:
         maps: (N, M, M).
-        boxes: (N, 4); a side shorter than a pixel counts as one.
+        boxes: (N, 4); a side shorter than one pixel counts as one pixel.
         size: (H, W).
 
     Returns:
-        (N, H, W) in the type of the maps, with a gradient to the maps and none to the boxes.
+        (N, H, W) of the maps' dtype, with a gradient to the maps and none to the boxes.
     """
     boxes = boxes.detach().float()
     low, extent = boxes[:, :2], (boxes[:, 2:] - boxes[:, :2]).clamp(min=1.0)
@@ -29,7 +30,7 @@ def paste_maps(maps: torch.Tensor, boxes: torch.Tensor, size: tuple[int, int]) -
     y = 2 * (y[None] - low[:, 1:]) / extent[:, 1:] - 1
     shape = (len(boxes), size[0], size[1])
     grid = torch.stack([x[:, None].expand(shape), y[:, :, None].expand(shape)], dim=3)
-    # float32: bfloat16 cannot tell the pixels of a large box apart.
+    # float32, because bfloat16 coordinates cannot distinguish the pixels of a large box.
     pasted = F.grid_sample(
         maps[:, None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False
     )

@@ -2,9 +2,9 @@
 
 Shape shorthand:
     B: images.  K: components, R = K - 1 of them foreground.  H, W: image size.
-    alpha_k = sigmoid(logit_k): share of what is still unexplained that component k takes.
+    alpha_k = sigmoid(logit_k): the share of the scope that component k takes.
     s_k: scope, the share of a pixel that the first k components leave unexplained.
-    m_k: masks, sum_k m_k = 1 at every pixel; the background is component K, the last.
+    m_k: masks, sum_k m_k = 1 at every pixel; the last component, K, is the background.
 """
 
 import torch
@@ -12,15 +12,15 @@ import torch.nn.functional as F
 
 
 def stick_breaking_log_masks(logits: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """Log masks by stick-breaking, Eq. 4-7, in log space.
+    """Compute log masks by stick-breaking, Eq. 4-7, in log space.
 
     Args:
-        logits: (B, R, H, W), logits of alpha_k, in the order in which components take their share.
-        support: (B, R, H, W) bool; where it is False alpha_k is exactly 0.
+        logits: (B, R, H, W) logits of alpha_k, in the order in which components take their share.
+        support: (B, R, H, W) bool; alpha_k is exactly 0 where it is False.
 
     Returns:
-        (B, K, H, W) float32 log masks; -inf where a foreground mask is exactly 0. As in Eq. 7, the
-        background takes the scope that remains.
+        (B, K, H, W) float32 log masks, -inf where a foreground mask is exactly 0. As in Eq. 7, the
+        background takes the remaining scope.
     """
     logits = logits.float()
     log_alpha = F.logsigmoid(logits).masked_fill(~support, -torch.inf)
@@ -31,9 +31,10 @@ def stick_breaking_log_masks(logits: torch.Tensor, support: torch.Tensor) -> tor
 
 
 def softmax_log_masks(logits: torch.Tensor, support: torch.Tensor) -> torch.Tensor:
-    """Log masks by a softmax over the regions and a background of logit 0 (Sec. 3.1).
+    """Compute log masks by a softmax over the regions and a background with logit 0 (Sec. 3.1).
 
-    Arguments and result as :func:`stick_breaking_log_masks`; the order does not matter here.
+    Arguments and result are those of :func:`stick_breaking_log_masks`, but the order of the regions
+    does not matter.
     """
     logits = logits.float().masked_fill(~support, -torch.inf)
     background = logits.new_zeros(logits[:, :1].shape)

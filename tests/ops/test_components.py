@@ -6,12 +6,20 @@ import torch
 from skimage.measure import label, regionprops
 
 from rmonet_d2.ops.components import (
+    Components,
     box_means,
     class_component_boxes,
-    connected_component_boxes,
     label_components,
 )
 from rmonet_d2.ops.multi_otsu import mask_segments
+
+
+def boxes_of_planes(binary: torch.Tensor) -> Components:
+    """Components of (N, H, W) bool planes, each plane as the only class of a mask."""
+    num_planes, height, width = binary.shape
+    rows = torch.arange(num_planes * height)
+    classes = binary.reshape(-1, width).to(torch.int8)
+    return class_component_boxes(rows, classes, 2, (num_planes, height, width))
 
 
 def flood_fill(plane: np.ndarray) -> np.ndarray:
@@ -85,7 +93,7 @@ def test_random_planes(density, size):
     binary = torch.rand(40, *size, generator=generator) < density
     labels = np.stack([label(plane) for plane in binary.numpy()])
     assert (label_components(binary).numpy() == labels).all()
-    assert as_rows(connected_component_boxes(binary)) == expected_components(labels)
+    assert as_rows(boxes_of_planes(binary)) == expected_components(labels)
 
 
 def test_hard_planes():
@@ -93,7 +101,7 @@ def test_hard_planes():
     labels = np.stack([label(plane) for plane in binary.numpy()])
     assert labels[0].max() == 1 and labels[7].max() == 1
     assert (label_components(binary).numpy() == labels).all()
-    assert as_rows(connected_component_boxes(binary)) == expected_components(labels)
+    assert as_rows(boxes_of_planes(binary)) == expected_components(labels)
 
 
 def test_rounds_between_two_looks_change_nothing(monkeypatch):
@@ -109,7 +117,7 @@ def test_plain_flood_fill():
     binary = torch.rand(30, 13, 11, generator=generator) < 0.4
     labels = np.stack([flood_fill(plane) for plane in binary.numpy()])
     assert (label_components(binary).numpy() == labels).all()
-    assert as_rows(connected_component_boxes(binary)) == expected_components(labels)
+    assert as_rows(boxes_of_planes(binary)) == expected_components(labels)
 
 
 @pytest.mark.parametrize("cumulative", [False, True])
@@ -145,7 +153,7 @@ def test_components_of_segments(length, cumulative):
 def test_no_pixels():
     for shape in ((0, 4, 4), (3, 4, 4)):
         binary = torch.zeros(shape, dtype=torch.bool)
-        components = connected_component_boxes(binary)
+        components = boxes_of_planes(binary)
         assert components.plane.shape == (0,) and components.boxes.shape == (0, 4)
         assert label_components(binary).shape == shape and not label_components(binary).any()
 
