@@ -1,29 +1,29 @@
-"""ROI masking: a region selects features without cropping them (Sec. 2, 3.2, after S4Net).
+"""ROI masking: selects the features of a region without cropping (Sec. 2, 3.2, after S4Net).
 
 Shape shorthand:
-    B: images.  R: regions an image.  h, w: a feature map's size, of the given stride.
+    B: images.  R: regions per image.  h, w: size of a feature map.
     boxes: (B, R, 4) as x0, y0, x1, y1 in image pixels.
-    sigma: expand ratio, the part of its side by which a region grows on each side.
+    sigma: expand ratio, the fraction of its side by which a region grows on each side.
 """
 
 import torch
 
 
 def enlarge_boxes(boxes: torch.Tensor, expand_ratio: float) -> torch.Tensor:
-    """Grow boxes (..., 4) by ``expand_ratio`` of their side on each side; not clipped."""
+    """Grow boxes (..., 4) by ``expand_ratio`` of their sides on each side, without clipping."""
     margin = expand_ratio * (boxes[..., 2:] - boxes[..., :2])
     return torch.cat([boxes[..., :2] - margin, boxes[..., 2:] + margin], dim=-1)
 
 
 def _cover(low: torch.Tensor, high: torch.Tensor, cells: int, stride: int) -> torch.Tensor:
-    """Which of ``cells`` cells have their centre in [low, high): (...,) -> (..., cells) bool.
+    """Test which of ``cells`` cells have their center in [low, high): (...,) -> (..., cells) bool.
 
-    An interval narrower than a cell is widened to one, so that no region vanishes from a coarse
-    map.
+    An interval narrower than a cell is widened to one cell, so that no region vanishes from a
+    coarse map.
     """
-    centre, half = (low + high) / 2, ((high - low) / 2).clamp(min=stride / 2)
+    center, half = (low + high) / 2, ((high - low) / 2).clamp(min=stride / 2)
     cell = (torch.arange(cells, device=low.device, dtype=low.dtype) + 0.5) * stride
-    return (cell >= (centre - half)[..., None]) & (cell < (centre + half)[..., None])
+    return (cell >= (center - half)[..., None]) & (cell < (center + half)[..., None])
 
 
 def _rectangles(boxes, valid, size, stride):
@@ -39,17 +39,17 @@ def ternary_masks(
     stride: int,
     expand_ratio: float,
 ) -> torch.Tensor:
-    """ROI masks of one feature level: 1 inside, -1 in the enlarged ring, 0 outside.
+    """Make the ROI masks of one feature level: 1 inside, -1 in the enlarged ring, 0 outside.
 
     Args:
         boxes: (B, R, 4) regions in image pixels.
-        valid: (B, R) bool; a missing region is 0 everywhere.
+        valid: (B, R) bool; the mask of a missing region is 0 everywhere.
         size: (h, w) of the feature map.
-        stride: image pixels a cell.
+        stride: image pixels per cell of the feature map, along each axis.
         expand_ratio: sigma, at least 0.
 
     Returns:
-        (B, R, h, w) float masks of -1, 0 and 1. They carry no gradient to the boxes.
+        (B, R, h, w) float masks of -1, 0 and 1, without a gradient to the boxes.
     """
     boxes = boxes.detach().float()
     inside = _rectangles(boxes, valid, size, stride)
@@ -60,6 +60,6 @@ def ternary_masks(
 def region_support(
     boxes: torch.Tensor, valid: torch.Tensor, size: tuple[int, int], expand_ratio: float
 ) -> torch.Tensor:
-    """Pixels of the enlarged regions, where alpha may differ from 0: (B, R, H, W) bool."""
+    """Mark the enlarged regions, where alpha may differ from 0: (B, R, H, W) bool."""
     boxes = enlarge_boxes(boxes.detach().float(), expand_ratio)
     return _rectangles(boxes, valid, size, 1)
