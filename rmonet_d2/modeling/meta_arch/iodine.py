@@ -227,7 +227,7 @@ class IODINE(SceneModel):
 
     @torch.no_grad()
     def export(self, found: Iteration, batched_inputs: list[dict]) -> list[dict]:
-        """The output contract, see :meth:`SceneModel.results`."""
+        """Build the output contract, see :meth:`SceneModel.results`."""
         masks = found.mask_logits.softmax(dim=1)
         reconstruction = (masks[:, :, None] * found.x_k).sum(dim=1)
         mu = found.posterior.float().chunk(2, dim=1)[0].unflatten(0, masks.shape[:2])

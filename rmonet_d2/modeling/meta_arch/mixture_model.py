@@ -171,14 +171,15 @@ class MixtureModel(SceneModel):
         regions: Regions | None = None,
         box_source: str = "mask",
     ) -> list[dict]:
-        """The output contract of all models in evaluation mode.
+        """Build the output contract of all models in evaluation mode.
 
         Args:
-            x, log_masks: see the table on top.
-            batched_inputs: dicts with, optionally, "height" and "width" of the wanted instances.
+            x, log_masks: see the table above.
+            batched_inputs: one dict per image, optionally with "height" and "width", the size of
+                the instances to return.
             regions: boxes and scores of the R foreground components. None for a model without a
-                detection branch: its boxes are the tight ones of its masks, and its scores those
-                of ``mask_scores``.
+                detection branch: boxes are then the tight boxes of the masks, and ``mask_scores``
+                gives the scores.
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
 
         Returns:
@@ -218,10 +219,10 @@ class MixtureModel(SceneModel):
         """Put a picture of the first images into the event storage, as "rmonet/scenes".
 
         Args:
-            x, log_masks, decoded: of a training step.
-            boxes: the entries of ``scene_sheet`` that are about boxes, a dict an image; None: the
-                tight boxes of the masks.
-            num_images: at most so many images.
+            x, log_masks, decoded: input and results of a training step.
+            boxes: one dict per image with the box entries of ``scene_sheet``, or None for the tight
+                boxes of the masks.
+            num_images: maximum number of images in the picture.
         """
         scenes = []
         for i in range(min(num_images, len(x))):

@@ -50,12 +50,12 @@ class SceneModel(nn.Module):
         if num_components < 2:
             raise ConfigError(
                 f"MODEL.SCENE.NUM_COMPONENTS (K) is {num_components}: it must be at least 2, "
-                "one foreground component and the background."
+                "for one foreground component and the background."
             )
         check_choices({"MODEL.SCENE.LOSS_UNIT": loss_unit})
         unknown = [name for name in test_outputs if name not in GENERATED]
         if unknown:
-            raise ConfigError(f'TEST.OUTPUTS has "{unknown[0]}": use some of {list(GENERATED)}.')
+            raise ConfigError(f'TEST.OUTPUTS has "{unknown[0]}": choose from {list(GENERATED)}.')
         self.num_components = num_components
         self.image_size = tuple(image_size)
         self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
@@ -94,8 +94,8 @@ class SceneModel(nn.Module):
             if tuple(item["image"].shape[-2:]) != self.image_size:
                 raise ConfigError(
                     f"{item.get('file_name', 'an input image')} is "
-                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), the model is built for "
-                    f"{self.image_size}: resize it, or set INPUT.IMAGE_SIZE."
+                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), but the model is built for "
+                    f"{self.image_size}: resize the image or set INPUT.IMAGE_SIZE."
                 )
         images = [item["image"] for item in batched_inputs]
         # A copy to a GPU from pinned memory is asynchronous.
@@ -121,21 +121,25 @@ class SceneModel(nn.Module):
         boxes: torch.Tensor | None = None,
         box_source: str = "mask",
     ) -> list[dict]:
-        """The output contract of all models in evaluation mode.
+        """Build the output contract of all models in evaluation mode.
 
         Args:
-            batched_inputs: dicts with, optionally, "height" and "width" of the wanted instances.
+            batched_inputs: one dict per image, optionally with "height" and "width", the size of
+                the instances to return.
             masks: (B, K, H, W) summing to 1.
             scores: (B, R), 0 where there is no object.
-            generated: those of "latents" (B, K, D), "components" (B, K, 3, H, W) in [0, 1] and
-                "reconstruction" (B, 3, H, W) in [0, 1] that were asked for; more are left out.
-            boxes: (B, R, 4) in input pixels, or None: the tight ones of the masks.
+            generated: the outputs that TEST.OUTPUTS names: "latents" (B, K, D), "components"
+                (B, K, 3, H, W) in [0, 1] and "reconstruction" (B, 3, H, W) in [0, 1]. Others are
+                ignored.
+            boxes: (B, R, 4) in pixels of the model's input, or None for the tight boxes of the
+                masks.
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
 
         Returns:
-            A dict an image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing to
-            1, "box_source", "proposal" or "mask": where the boxes come from, and what TEST.OUTPUTS
-            names of "latents" (K, D), "components" (K, 3, H, W) and "reconstruction" (3, H, W).
+            One dict per image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing
+            to 1, "box_source" ("proposal" or "mask", the source of ``pred_boxes``), and those of
+            "latents" (K, D), "components" (K, 3, H, W) and "reconstruction" (3, H, W) that
+            TEST.OUTPUTS names.
         """
         box_source = "mask" if boxes is None else box_source
         results = []
@@ -161,7 +165,7 @@ class SceneModel(nn.Module):
         return results
 
     def boxes_of_masks(self, masks: torch.Tensor) -> dict:
-        """The entries of ``scene_sheet`` about boxes: the tight ones of soft masks (K, H, W)."""
+        """Return the box entries of ``scene_sheet`` for the tight boxes of soft masks (K, H, W)."""
         scores = mask_scores(masks[None])[0]
         found = masks_to_instances(
             masks,
@@ -179,6 +183,6 @@ class SceneModel(nn.Module):
 
     @staticmethod
     def show(scenes: list[dict]) -> None:
-        """Put a picture of scenes, see ``scene_sheet``, into the event storage."""
+        """Draw scenes with ``scene_sheet`` and put the picture into the event storage."""
         sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
         get_event_storage().put_image("rmonet/scenes", sheet)

@@ -104,7 +104,8 @@ class SPACE(SceneModel):
         if self.num_components - 1 > foreground.grid_size**2:
             raise ConfigError(
                 f"MODEL.SCENE.NUM_COMPONENTS is {self.num_components}: a grid of "
-                f"MODEL.SPACE.GRID_SIZE = {foreground.grid_size} has fewer objects to export."
+                f"MODEL.SPACE.GRID_SIZE = {foreground.grid_size} has too few cells for "
+                f"{self.num_components - 1} objects."
             )
         _check_annealings(annealings)
         self.foreground = foreground
