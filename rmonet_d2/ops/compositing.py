@@ -68,7 +68,7 @@ def boundary_loss(
 
     Args:
         pres: (B, N) in [0, 1].
-        rows, columns: (B, N, H, M) and (B, N, W, M), of ``spatial_transform.paste_weights``.
+        rows, columns: (B, N, H, M) and (B, N, W, M), from ``spatial_transform.paste_weights``.
         alpha: (B, H, W).
         width: width of the frame in pixels of the glimpse, below M / 2.
 

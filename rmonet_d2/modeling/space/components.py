@@ -17,7 +17,7 @@ MIN_COVER = 1e-3
 
 @dataclass
 class Components:
-    """The R surest objects, then the background.
+    """The R most probable objects, then the background.
 
     Attributes:
         masks: (B, K, H, W) summing to 1.

@@ -22,7 +22,7 @@ from rmonet_d2.ops.spatial_transform import cut_glimpses, paste_glimpses, paste_
 from rmonet_d2.utils.constants import constant
 from rmonet_d2.utils.errors import ConfigError
 
-# Logits of z_pres lie between minus this and this.
+# Upper bound of the magnitude of the logits of z_pres.
 MAX_PRES_LOGIT = 8.8
 # Number of a cell's parameters: means and stds of z_scale, z_shift, z_depth; logit of z_pres.
 CELL_PARAMETERS = (4, 4, 2, 1)
@@ -36,7 +36,7 @@ class Cells:
         pres_logits: (B, N) logits of q(z_pres = 1).
         pres: (B, N) z_pres: in (0, 1) in training, 0 or 1 otherwise.
         z_scale, z_shift, z_depth, z_what: posteriors, (B, N, 2), (B, N, 2), (B, N, 1), (B, N, D).
-        center, scale, depth: those of the drawn latents, (B, N, 2), (B, N, 2) and (B, N).
+        center, scale, depth: values of the drawn latents, (B, N, 2), (B, N, 2) and (B, N).
         glimpses: (B, N, 4, M, M) decoded colors and alpha, in [0, 1].
     """
 
@@ -118,9 +118,9 @@ class SPACEForeground(nn.Module):
             encoder_channels, feature_dim: widths of the encoder of cells.
             glimpse_encoder_channels, glimpse_decoder_channels: widths of the two networks.
             boundary_width: width of the boundary loss's frame, in pixels of a glimpse.
-            start_scale: mean and std of z_scale that the untrained encoder predicts, those of the
-                prior. From any other start, the KL to a prior as narrow as SPACE's would cost more
-                than all objects can gain.
+            start_scale: mean and std of z_scale that the untrained encoder predicts. They are those
+                of the prior: otherwise, the KL to a prior as narrow as SPACE's would cost more than
+                all objects can gain.
 
         Raises:
             ConfigError: a config key has a value that it does not allow; the message names the key.

@@ -87,7 +87,7 @@ class CellEncoder(nn.Module):
 
 
 class GlimpseEncoder(nn.Module):
-    """Glimpse -> parameters of q(z_what): convolutions to 4x4, then 1x1, and a linear layer."""
+    """Glimpse -> parameters of q(z_what): convolutions to 4x4, one over all of it, a linear one."""
 
     def __init__(self, side: int, channels: list[int], out_dim: int):
         """
