@@ -29,6 +29,7 @@ def add_rmonet_config(cfg: CN) -> None:
     _add_solver(cfg)
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new, "rmonet_d2.engine.load_config converts old files")
+    _add_discovery(cfg)
     # Random seed of weights, data order and sampling. With a negative seed, every run draws other
     # weights and another order.
     cfg.SEED = 1
@@ -71,6 +72,19 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.UNREADABLE = "error"
 
 
+def _add_discovery(cfg: CN) -> None:
+    # How `rmonet discover` and Discoverer work through images; training does not read these keys.
+    cfg.DISCOVERY = CN()
+    # Shorter side of a tile in the pixels of the image, which becomes INPUT.IMAGE_SIZE. 0 takes the
+    # largest tile that fits into the image.
+    cfg.DISCOVERY.TILE = 0.0
+    # The least share of its side that a tile shares with its neighbors, 0 to 0.9. Objects smaller
+    # than the overlap are whole in at least one tile.
+    cfg.DISCOVERY.OVERLAP = 0.5
+    # Whether the model was trained on gray images; color images are then made gray first.
+    cfg.DISCOVERY.GRAY = False
+
+
 def _add_model(cfg: CN) -> None:
     # "RMONet", "MONet", "IODINE" or "SPACE"; "PlainRMONet" is the slow reference implementation of
     # RMONet.
@@ -78,6 +92,9 @@ def _add_model(cfg: CN) -> None:
     # Checkpoint to start from, or to evaluate: a file, the name of weights of this project, or
     # "torchvision://resnet18" for a backbone pretrained on ImageNet. "" starts from scratch.
     cfg.MODEL.WEIGHTS = ""
+    # Start training from weights that fit only partly: whatever has the name and shape of one of
+    # the model's parameters is loaded, and the rest is listed. Otherwise such a file is an error.
+    cfg.MODEL.PARTIAL_WEIGHTS = False
     # The backbone's input is (255 x - mean) / std. The VAE always explains x in [0, 1].
     cfg.MODEL.PIXEL_MEAN = [0.0, 0.0, 0.0]
     cfg.MODEL.PIXEL_STD = [255.0, 255.0, 255.0]
@@ -314,6 +331,9 @@ def _add_regions(cfg: CN) -> None:
     cfg.MODEL.ROI_MASK_HEAD.GLOBAL_FEATURES = ["res4", "p5"]
     # UNet head: hidden width of the MLP on the coarsest feature map.
     cfg.MODEL.ROI_MASK_HEAD.MLP_DIM = 128
+    # UNet head: compute the finest levels in windows around the regions, outside which alpha is 0.
+    # The result in the regions is the same. On a CPU only; a head with NORM does without.
+    cfg.MODEL.ROI_MASK_HEAD.WINDOWED = True
     # Initial bias of the logits of alpha.
     cfg.MODEL.ROI_MASK_HEAD.INIT_LOGIT = 0.0
     # sigma of ROI masking (Sec. 2 and the tables): the fraction of its side by which a region is
@@ -403,6 +423,9 @@ def _add_solver(cfg: CN) -> None:
     cfg.SOLVER.COSINE_END_FACTOR = 0.0
     # Iterations between checkpoints.
     cfg.SOLVER.CHECKPOINT_PERIOD = 1000
+    # How many of the latest numbered checkpoints stay in OUTPUT_DIR; 0 keeps all. model_final.pth
+    # always stays.
+    cfg.SOLVER.CHECKPOINT_KEEP = 0
     # Gradients are clipped to this total norm, over all parameters.
     cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
     cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = "full_model"

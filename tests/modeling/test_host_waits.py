@@ -20,8 +20,9 @@ WITH_LABELS = ("rmonet_unet", "rmonet_lite", "rmonet_roialign")
 def waits_of_a_step(small_cfg, name, count):
     """Waits of a second training step with so many images: those of the hook, and the others."""
     build, opts, _ = MODELS[name]
-    # The hook that runs on a GPU.
+    # What runs on a GPU: the hook in torch operations, and the mask head without windows.
     opts = (*opts, "MODEL.PSEUDO_LABELS.NAME", "BatchedMultiOtsu")
+    opts = (*opts, "MODEL.ROI_MASK_HEAD.WINDOWED", False)
     model = build(small_cfg, *opts)
     cfg = small_cfg(*opts)
     trainer = SceneTrainer(model, [batch(count)] * 2, build_optimizer(cfg, model), cfg)

@@ -5,6 +5,7 @@ Shape shorthand:
     h, w: a feature map's size.  ternary: (B, R, h, w) ROI masks of -1, 0, 1.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
@@ -13,7 +14,13 @@ from detectron2.modeling.roi_heads import ROI_MASK_HEAD_REGISTRY
 from torch import nn
 
 from rmonet_d2.modeling.proposal_generator.regions import Regions
-from rmonet_d2.ops.roi_masking import ternary_masks
+from rmonet_d2.ops.roi_masking import enlarge_boxes, ternary_masks, ternary_windows
+from rmonet_d2.ops.windows import WindowGroup, crop, paste, plan_windows
+
+# Levels run in windows if their stride is at most the image's side divided by this.
+LARGEST_WINDOWED_STRIDE = 32
+# Windows are not used if they cover more than this share of the pixels of all maps.
+MOST_WINDOWED = 0.75
 
 
 def _conv(in_channels: int, out_channels: int, norm: str = "", kernel_size: int = 3) -> Conv2d:
@@ -55,18 +62,33 @@ class _MaskedStage(nn.Module):
         """y (B, C, ., .), shared by all regions, or (B R, C, ., .) -> (B R, C, h, w)."""
         batch, regions = ternary.shape[:2]
         skip = self.lateral(skip)
-        channels = skip.shape[1]
         masked = (skip[:, None] * ternary[:, :, None].to(skip.dtype)).flatten(0, 1)
         masked = masked.contiguous(memory_format=torch.channels_last)
+        if y.shape[0] != batch:
+            return self.merge(y, masked)
         y = _upsample(y, skip.shape[-2:])
-        if y.shape[0] == batch:
-            weight_y, weight_skip = self.conv.weight.split(channels, dim=1)
-            shared = F.conv2d(y, weight_y, self.conv.bias, padding=1)
-            own = F.conv2d(masked, weight_skip, padding=1)
-            y = (own.unflatten(0, (batch, regions)) + shared[:, None]).flatten(0, 1)
-        else:
-            y = self.conv(torch.cat([y, masked], dim=1))
+        weight_y, weight_skip = self.conv.weight.split(skip.shape[1], dim=1)
+        shared = F.conv2d(y, weight_y, self.conv.bias, padding=1)
+        own = F.conv2d(masked, weight_skip, padding=1)
+        y = (own.unflatten(0, (batch, regions)) + shared[:, None]).flatten(0, 1)
         return F.relu(self.norm(y))
+
+    def merge(self, y: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """y (N, C, ., .), one map per region, and masked features (N, C, h, w) -> (N, C, h, w)."""
+        y = _upsample(y, masked.shape[-2:])
+        return F.relu(self.norm(self.conv(torch.cat([y, masked], dim=1))))
+
+    def in_windows(
+        self, y: torch.Tensor, lateral: torch.Tensor, ternary: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the level in windows: y (N, C, ., .), one per region -> (N, C, h, w).
+
+        Args:
+            y: windows of the level below.
+            lateral: (N, C, h, w), windows of ``self.lateral(skip)``.
+            ternary: (N, h, w), windows of the ROI masks.
+        """
+        return self.merge(y, lateral * ternary[:, None].to(lateral.dtype))
 
 
 class _ImageStage(nn.Module):
@@ -93,6 +115,13 @@ class _ImageStage(nn.Module):
         y = y + skip[:, None] * ternary[..., None].to(skip.dtype)
         return F.relu(y, inplace=True).flatten(0, 1).permute(0, 3, 1, 2)
 
+    def in_windows(
+        self, y: torch.Tensor, lateral: torch.Tensor, ternary: torch.Tensor
+    ) -> torch.Tensor:
+        """Compute the level in windows, see :meth:`_MaskedStage.in_windows`."""
+        y = _upsample(self.conv(y), lateral.shape[-2:])
+        return F.relu(y + lateral * ternary[:, None].to(lateral.dtype), inplace=True)
+
 
 @ROI_MASK_HEAD_REGISTRY.register()
 class UNetMaskHead(nn.Module):
@@ -102,6 +131,9 @@ class UNetMaskHead(nn.Module):
     skip connection at each: conv4 unmasked, conv3 to conv1 with ROI masking. Everything before the
     first masked level is the same for all regions of an image and runs once per image. The last
     convolution predicts at full resolution.
+
+    alpha_k is 0 outside the enlarged region, so the finest levels, which cost most, run in windows
+    around the regions alone (``windowed``). Inside the regions nothing changes.
 
     The masked features may begin with "image", the input itself at full resolution, which the paper
     does not have; it makes edges sharp early in training (docs/recipe.md).
@@ -121,6 +153,7 @@ class UNetMaskHead(nn.Module):
         expand_ratio: float,
         norm: str,
         init_logit: float,
+        windowed: bool = False,
     ):
         """
         Args:
@@ -136,12 +169,15 @@ class UNetMaskHead(nn.Module):
             expand_ratio: sigma of ROI masking.
             norm: norm of all levels but "image"; "" for none.
             init_logit: initial bias of the last convolution.
+            windowed: compute the finest levels in windows around the regions, on a CPU.
         """
         super().__init__()
         self.masked_features = list(masked_features)
         self.global_features = list(global_features)
         input_shape = {"image": ShapeSpec(channels=3, stride=1), **input_shape}
-        self.strides = {name: input_shape[name].stride for name in masked_features}
+        levels = [*self.masked_features, *self.global_features]
+        self.strides = {name: input_shape[name].stride for name in levels}
+        self._levels = levels
         self.expand_ratio = expand_ratio
 
         top = input_shape[self.global_features[-1]]
@@ -172,6 +208,7 @@ class UNetMaskHead(nn.Module):
         self.predictor = nn.Conv2d(width, 1, 3, padding=1)
         nn.init.normal_(self.predictor.weight, std=0.01)
         nn.init.constant_(self.predictor.bias, init_logit)
+        self.windowed_features = self._choose_windowed() if windowed else []
 
     @classmethod
     def from_config(cls, cfg, input_shape):
@@ -187,13 +224,30 @@ class UNetMaskHead(nn.Module):
             "expand_ratio": head.EXPAND_RATIO,
             "norm": head.NORM,
             "init_logit": head.INIT_LOGIT,
+            "windowed": head.WINDOWED,
         }
+
+    def _choose_windowed(self) -> list[str]:
+        """Return the levels that run in windows, from fine to coarse.
+
+        The corners of windows are multiples of the next coarser level's stride. Where that is large
+        compared to the image, windows become larger than what the level costs. Normalization over a
+        whole map rules windows out.
+        """
+        if any(
+            not isinstance(stage, _ImageStage) and not isinstance(stage.norm, nn.Identity)
+            for stage in self.masked_stages.values()
+        ):
+            return []
+        coarsest = min(self.image_size) / LARGEST_WINDOWED_STRIDE
+        return [name for name in self.masked_features if self.strides[name] <= coarsest]
 
     def forward(self, features: dict[str, torch.Tensor], regions: Regions) -> torch.Tensor:
         """Compute logits of alpha_k, (B, R, H, W), meaningful only in the enlarged regions."""
-        batch, num_regions = regions.valid.shape
         y = self._global_context(features)
-        for name in reversed(self.masked_features):
+        windows = self._windows(regions) if self._may_use_windows(y) else []
+        in_windows = self.windowed_features if windows else []
+        for name in reversed(self.masked_features[len(in_windows) :]):
             skip = features[name]
             ternary = ternary_masks(
                 regions.boxes,
@@ -203,8 +257,71 @@ class UNetMaskHead(nn.Module):
                 self.expand_ratio,
             )
             y = self.masked_stages[name](y, skip, ternary)
-        logits = self.predictor(_upsample(y, self.image_size))
-        return logits.view(batch, num_regions, *self.image_size)
+        if windows:
+            logits = self._finish_in_windows(y, features, regions, windows)
+        else:
+            logits = self.predictor(_upsample(y, self.image_size))
+        return logits.view(*regions.valid.shape, *self.image_size)
+
+    def _may_use_windows(self, y: torch.Tensor) -> bool:
+        on_host = y.device.type == "cpu" and not torch.jit.is_tracing()
+        return bool(self.windowed_features) and on_host
+
+    def _windows(self, regions: Regions) -> list[WindowGroup]:
+        """Plan windows around the enlarged regions; none if they would save little."""
+        boxes = enlarge_boxes(regions.boxes.detach().float(), self.expand_ratio)
+        boxes = boxes[regions.valid].numpy()
+        # A pixel more on each side: narrow regions are widened to a pixel.
+        low, high = np.floor(boxes[:, :2]) - 1, np.ceil(boxes[:, 2:]) + 1
+        # The convolution of the logits.
+        low, high = low - 1, high + 1
+        align = 1
+        for name in self.windowed_features:
+            align = self.strides[name]
+            halo = 0 if name == "image" else align
+            low = np.floor(low / align) * align - halo
+            high = np.ceil(high / align) * align + halo
+        # The windows are cut out of the map of the next coarser level.
+        align = self.strides[self._levels[len(self.windowed_features)]]
+        members = regions.valid.flatten().nonzero().squeeze(1).tolist()
+        if any(side % align for side in self.image_size):
+            return []
+        groups = plan_windows(np.concatenate([low, high], axis=1), self.image_size, align)
+        whole = regions.valid.numel() * self.image_size[0] * self.image_size[1]
+        if sum(group.pixels for group in groups) > MOST_WINDOWED * whole:
+            return []
+        return [group.on([members[i] for i in group.members]) for group in groups]
+
+    def _finish_in_windows(
+        self,
+        y: torch.Tensor,
+        features: dict[str, torch.Tensor],
+        regions: Regions,
+        windows: list[WindowGroup],
+    ) -> torch.Tensor:
+        """Compute the finest levels and the logits, 0 outside of the windows: (B R, 1, H, W)."""
+        stages = [(name, self.masked_stages[name]) for name in reversed(self.windowed_features)]
+        laterals = [stage.lateral(features[name]) for name, stage in stages]
+        boxes, num_regions = regions.boxes.flatten(0, 1), regions.valid.shape[1]
+        parts = []
+        for group in windows:
+            images = group.on([member // num_regions for member in group.members])
+            own = group if len(y) == len(boxes) else images
+            part = crop(y, own.scaled(self.image_size[0] // y.shape[-2]))
+            corners = boxes.new_tensor([group.top, group.left])
+            for (name, stage), lateral in zip(stages, laterals, strict=True):
+                cells = images.scaled(self.strides[name])
+                ternary = ternary_windows(
+                    boxes[group.members],
+                    *(corners / self.strides[name]),
+                    cells.size,
+                    self.strides[name],
+                    self.expand_ratio,
+                )
+                part = stage.in_windows(part, crop(lateral, cells), ternary)
+            parts.append(self.predictor(_upsample(part, group.size)))
+        logits = parts[0].new_zeros(len(boxes), 1, *self.image_size)
+        return paste(parts, windows, logits)
 
     def _global_context(self, features):
         top = features[self.global_features[-1]]

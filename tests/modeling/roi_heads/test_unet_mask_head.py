@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_backbone
 
-from rmonet_d2.modeling.proposal_generator.regions import Regions
+from rmonet_d2.modeling.proposal_generator.regions import Regions, whole_image_regions
 from rmonet_d2.modeling.reference import PlainUNetMaskHead
+from rmonet_d2.modeling.roi_heads import unet_mask_head
 from rmonet_d2.modeling.roi_heads.roi_heads import RegionMaskHeads
 from rmonet_d2.modeling.roi_heads.unet_mask_head import UNetMaskHead
-from rmonet_d2.ops.roi_masking import ternary_masks
+from rmonet_d2.ops.roi_masking import region_support, ternary_masks
 
 SIZE = (64, 64)
 
@@ -59,6 +60,8 @@ def test_sharing_changes_nothing(head_and_features, norm, opts):
         for stage in head.masked_stages.values():
             stage.norm = torch.nn.GroupNorm(2, stage.conv.out_channels)
     regions = make_regions()
+    # Outside the regions, too.
+    head.windowed_features = []
     with torch.no_grad():
         ours, plain = head(features, regions), plain_head(head, features, regions)
     torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-4)
@@ -68,6 +71,7 @@ def test_gradients_of_sharing_are_the_same(head_and_features):
     head, features = head_and_features(*WITH_IMAGE)
     regions = make_regions()
     weight = torch.rand(*regions.valid.shape, *SIZE)
+    head.windowed_features = []
     gradients = []
     for run in (head, lambda f, r: plain_head(head, f, r)):
         head.zero_grad()
@@ -107,3 +111,49 @@ def test_heads_give_full_resolution_and_support(small_cfg, head_and_features):
     assert logits.dtype == torch.float32
     assert not support[~regions.valid].any()
     assert support[regions.valid].flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("largest", [32, 16, 8])
+@pytest.mark.parametrize("opts", [(), WITH_IMAGE])
+def test_windows_change_nothing_in_the_regions(head_and_features, monkeypatch, opts, largest):
+    """Two, three or all masked levels in windows: the same logits and gradients."""
+    monkeypatch.setattr(unet_mask_head, "LARGEST_WINDOWED_STRIDE", largest)
+    monkeypatch.setattr(unet_mask_head, "MOST_WINDOWED", 1.0)
+    head, features = head_and_features(*opts)
+    # In double precision, so that nothing but rounding is between them.
+    head, features = head.double(), {name: f.double() for name, f in features.items()}
+    head.windowed_features = head._choose_windowed()
+    assert len(head.windowed_features) == {32: 1, 16: 2, 8: 3}[largest] + (opts == WITH_IMAGE)
+    regions = make_regions()
+    regions.boxes[1, :2] = torch.tensor([[0.0, 0.0, 9.0, 7.0], [50.0, 60.0, 64.0, 64.0]])
+    regions.boxes[1, 2] = torch.tensor([20.3, 20.3, 20.4, 34.0])
+    support = region_support(regions.boxes, regions.valid, SIZE, 0.3)
+    results = []
+    for windowed in (head.windowed_features, []):
+        head.windowed_features = windowed
+        inputs = {name: f.clone().requires_grad_() for name, f in features.items()}
+        head.zero_grad()
+        logits = head(inputs, regions)
+        (logits.where(support, 0) * torch.linspace(-1, 1, SIZE[1])).sum().backward()
+        gradients = {n: p.grad for n, p in head.named_parameters()}
+        gradients |= {n: f.grad for n, f in inputs.items() if f.grad is not None}
+        results.append((logits.detach(), gradients))
+    (ours, gradients), (full, expected) = results
+    torch.testing.assert_close(ours[support], full[support], rtol=1e-9, atol=1e-9)
+    assert not ours[~regions.valid].any() and full[~regions.valid].any()
+    assert set(gradients) == set(expected)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-9, atol=1e-9 * scale)
+
+
+def test_windows_are_off_where_they_cannot_help(head_and_features):
+    head, features = head_and_features(*WITH_IMAGE)
+    assert head.windowed_features == ["image", "stem"]
+    whole = whole_image_regions(2, 5, SIZE, torch.device("cpu"))
+    assert head._windows(whole) == []
+    assert head_and_features("MODEL.ROI_MASK_HEAD.NORM", "BN")[0].windowed_features == []
+    assert head_and_features("MODEL.ROI_MASK_HEAD.WINDOWED", False)[0].windowed_features == []
+    nothing = Regions(*(torch.zeros_like(t) for t in vars(make_regions()).values()))
+    with torch.no_grad():
+        assert torch.isfinite(head(features, nothing)).all()
