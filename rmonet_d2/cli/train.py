@@ -54,6 +54,7 @@ def train_or_evaluate(args: argparse.Namespace):
 
     from rmonet_d2.checkpoint import SceneCheckpointer
     from rmonet_d2.engine import Trainer, setup
+    from rmonet_d2.engine.faults import describing_faults
     from rmonet_d2.evaluation.build import write_results
 
     cfg = setup(args)
@@ -65,9 +66,10 @@ def train_or_evaluate(args: argparse.Namespace):
     SceneCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
         cfg.MODEL.WEIGHTS, resume=args.resume
     )
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        write_results(cfg.OUTPUT_DIR, results)
+    with describing_faults(cfg.OUTPUT_DIR):
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            write_results(cfg.OUTPUT_DIR, results)
     return results
 
 

@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
 from rmonet_d2.checkpoint import SceneCheckpointer
@@ -28,7 +28,9 @@ from rmonet_d2.engine.config import (
     choose_device,
     load_config,
 )
+from rmonet_d2.engine.faults import describing_faults
 from rmonet_d2.engine.hooks import SaveOnSignal
+from rmonet_d2.engine.metrics import ContinueMetrics, MetricsWriter, scalars_of
 from rmonet_d2.engine.train_loop import SceneTrainer
 from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
@@ -57,7 +59,8 @@ def setup(args) -> CfgNode:
         records = unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE, quiet=True)
         epochs_to_iterations(cfg, len(records))
     cfg.freeze()
-    default_setup(cfg, args)
+    with describing_faults(cfg.OUTPUT_DIR):
+        default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")
     return cfg
 
@@ -90,27 +93,49 @@ class Trainer(DefaultTrainer):
         model = create_ddp_model(model, broadcast_buffers=False, device_ids=gpu)
         self._trainer = SceneTrainer(model, self.train_stream, optimizer, cfg)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = SceneCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.checkpointer = SceneCheckpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            partial=cfg.MODEL.PARTIAL_WEIGHTS,
+            keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            trainer=weakref.proxy(self),
+        )
+        self._scalars: dict[str, dict] = {}
+        self._metrics_writer: MetricsWriter | None = None
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
     def train(self):
-        """Train from ``start_iter`` to the end. :class:`SaveOnSignal` handles interrupts."""
+        """Train from ``start_iter`` to the end. :class:`SaveOnSignal` handles interrupts.
+
+        Raises:
+            OutputError, CheckpointError: the disk is full, or the output folder is read-only.
+            LoaderError: a loader worker was killed.
+            NonFiniteLossError: a loss or a weight is not finite.
+        """
         self.train_stream.start_iter = self.start_iter
-        return super().train()
+        if self.start_iter > 0:
+            hook = ContinueMetrics(self._scalars, self.start_iter, self._metrics_writer)
+            self.register_hooks([hook])
+        with describing_faults(self.cfg.OUTPUT_DIR, self.checkpointer):
+            return super().train()
 
     def build_hooks(self):
         return [*super().build_hooks(), SaveOnSignal()]
 
     # Detectron2 0.6 omits the optimizer from its checkpoints; later versions include it.
     def state_dict(self):
-        return {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        state = {**super().state_dict(), "_trainer": self._trainer.state_dict()}
+        if hasattr(self, "storage"):
+            state["scalars"] = scalars_of(self.storage)
+        return state
 
     def load_state_dict(self, state_dict):
         super().load_state_dict(state_dict)
         self._trainer.load_state_dict(state_dict["_trainer"])
+        self._scalars = state_dict.get("scalars", {})
 
     @classmethod
     def build_train_loader(cls, cfg):
@@ -136,9 +161,10 @@ class Trainer(DefaultTrainer):
     def build_writers(self):
         """Detectron2's writers, plus one that saves pictures as PNG files."""
         folder = self.cfg.OUTPUT_DIR
+        self._metrics_writer = MetricsWriter(os.path.join(folder, "metrics.json"))
         return [
             CommonMetricPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
+            self._metrics_writer,
             # Must precede TensorBoard's writer, which removes the pictures from the storage.
             PNGWriter(folder),
             TensorboardXWriter(folder),

@@ -9,12 +9,16 @@ from detectron2.utils import comm
 
 
 class SaveOnSignal(HookBase):
-    """On Ctrl-C or SIGTERM, finish the current iteration, save a checkpoint and stop training.
+    """On Ctrl-C, SIGTERM or SIGHUP, finish the iteration, save a checkpoint and stop training.
 
     ``--resume`` then continues with the next iteration. A second signal stops immediately.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = tuple(
+        getattr(signal, name)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if hasattr(signal, name)  # Windows has no SIGHUP.
+    )
 
     def __init__(self):
         self.received = None
@@ -28,7 +32,10 @@ class SaveOnSignal(HookBase):
     def before_train(self):
         if threading.current_thread() is threading.main_thread():
             self._handlers = {
-                number: signal.signal(number, self._receive) for number in self.SIGNALS
+                number: signal.signal(number, self._receive)
+                for number in self.SIGNALS
+                # What nohup has told the program to ignore stays ignored.
+                if signal.getsignal(number) != signal.SIG_IGN
             }
 
     def after_step(self):

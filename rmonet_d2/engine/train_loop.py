@@ -24,9 +24,8 @@ def non_finite_loss(losses: dict[str, float], iteration: int) -> str | None:
         return None
     return (
         f"iteration {iteration}: {', '.join(bad)} is not finite; training stops before it changes "
-        "the weights. The last checkpoint in OUTPUT_DIR is sound: lower SOLVER.BASE_LR (for SPACE: "
-        "SOLVER.FG_LR and BG_LR) or SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or disable SOLVER.AMP, and "
-        "continue with --resume."
+        "the weights. Lower SOLVER.BASE_LR (for SPACE: SOLVER.FG_LR and BG_LR) or "
+        "SOLVER.CLIP_GRADIENTS.CLIP_VALUE, or disable SOLVER.AMP."
     )
 
 

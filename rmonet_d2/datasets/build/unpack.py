@@ -5,12 +5,16 @@ Neither torch nor Detectron2 is needed here.
 
 import json
 import os
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from rmonet_d2.datasets.packed import open_packed
+
+# The row number and a suffix: a path would lead out of the folder.
+_NAME = re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9]+)?")
 
 
 def unpack_split(source: str | os.PathLike, split: str, target: str | os.PathLike) -> int:
@@ -37,8 +41,8 @@ def unpack_split(source: str | os.PathLike, split: str, target: str | os.PathLik
     images = open_packed(source / f"{split}_images.npy")
     try:
         names = [entry["file_name"] for entry in json.loads(text)["images"]]
-        rows = [int(Path(name).stem) for name in names]
-    except (KeyError, TypeError, ValueError) as error:
+        rows = [_row(name) for name in names]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{source / split}.json: not a file of this project ({error})") from None
     if rows and max(rows) >= len(images):
         raise ValueError(
@@ -50,8 +54,17 @@ def unpack_split(source: str | os.PathLike, split: str, target: str | os.PathLik
     folder.mkdir(parents=True)
     for name, row in zip(names, rows, strict=True):
         (folder / name).write_bytes(_png(images[row]))
-    (target / f"{split}.json").write_text(text, encoding="utf-8")
+    # "x" follows no symlink that may have appeared there.
+    with open(target / f"{split}.json", "x", encoding="utf-8") as file:
+        file.write(text)
     return len(names)
+
+
+def _row(name: str) -> int:
+    """The row of an image in the packed file, from the name that the annotations give it."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"file_name {name!r} is not a number with a suffix")
+    return int(Path(name).stem)
 
 
 def _png(image: np.ndarray) -> bytes:

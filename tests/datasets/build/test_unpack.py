@@ -60,3 +60,29 @@ def test_images_and_annotations_that_do_not_fit_are_errors(sprites_root, tmp_pat
     with pytest.raises(PackedImageError, match="no such file"):
         unpack_split(source, "test", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["../../000000.png", "/tmp/000000.png", "000000", "a/000000.png"])
+def test_nothing_is_written_outside_the_folder(sprites_root, tmp_path, name):
+    source = tmp_path / "source"
+    source.mkdir()
+    shutil.copy(sprites_root / "multi_dsprites" / "test_images.npy", source)
+    data = json.loads((sprites_root / "multi_dsprites" / "test.json").read_text())
+    data["images"][3]["file_name"] = name
+    (source / "test.json").write_text(json.dumps(data))
+    target = tmp_path / "a" / "b"
+    if name == "000000":
+        assert unpack_split(source, "test", target) == 40
+        return
+    with pytest.raises(ValueError, match="is not a number with a suffix"):
+        unpack_split(source, "test", target)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_symlink_in_the_way_is_not_followed(sprites_root, tmp_path):
+    outside, target = tmp_path / "outside", tmp_path / "target"
+    target.mkdir()
+    (target / "test.json").symlink_to(outside)
+    with pytest.raises(FileExistsError):
+        unpack_split(sprites_root / "multi_dsprites", "test", target)
+    assert not outside.exists()
