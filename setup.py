@@ -67,7 +67,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["rmonet_d2", "rmonet_d2.*"]),
-    package_data={"rmonet_d2": ["py.typed", "visualization/*.html"]},
+    package_data={"rmonet_d2": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]},
     entry_points={"console_scripts": ["rmonet = rmonet_d2.cli.main:main"]},
     cmdclass={"build_py": BuildWithModelZoo},
     ext_modules=[MASK_BOXES],
