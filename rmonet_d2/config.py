@@ -70,6 +70,9 @@ def _add_input(cfg: CN) -> None:
     # What training does with image files that cannot be read: stop with an "error", or "skip" them
     # and name each file once. Evaluation always stops.
     cfg.INPUT.UNREADABLE = "error"
+    # Accept absolute file names in a COCO file, and others that lead out of its image root. A file
+    # that you have not made could name any image of this machine.
+    cfg.INPUT.OUTSIDE_IMAGE_ROOT = False
 
 
 def _add_discovery(cfg: CN) -> None:
@@ -154,6 +157,10 @@ def _add_scene(cfg: CN) -> None:
     # Sec. 3.5). In the second case the masks still learn from this term through the encoder's input
     # (R-MONet, MONet).
     scene.MASK_KL_TRAINS = "both"
+    # Over which components the decoded mask of this KL is normalized at a pixel: "all" K (the
+    # paper), or those with m_k > 0 there ("region"), so that the decoder runs in the regions only.
+    # "region" trains faster; what it does to learning has not been measured.
+    scene.MASK_KL_OVER = "all"
     # Which box an object is reported with: "proposal" (the RPN's t_k; SPACE: z_where) or "mask"
     # (the tight box of the object's mask). MONet and IODINE have no proposals and always report the
     # latter.
@@ -270,6 +277,10 @@ def _add_vae(cfg: CN) -> None:
     # Recompute the decoder's activations in the backward pass instead of storing them (activation
     # checkpointing). This saves memory and costs time; the results are the same.
     cfg.MODEL.VAE.RECOMPUTE_DECODER = False
+    # Decode a component only in a window around the pixels with m_k > 0, wherever nothing else
+    # matters: in inference unless the components are returned, and in training with
+    # MODEL.SCENE.MASK_KL_OVER "region". The results are the same. On a CPU only.
+    cfg.MODEL.VAE.WINDOWED = True
 
 
 def _add_regions(cfg: CN) -> None:

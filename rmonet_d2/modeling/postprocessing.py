@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
 from rmonet_d2.ops.components import label_components
+from rmonet_d2.ops.windows import tight_rectangles
 from rmonet_d2.utils.constants import constant
 
 BOX_SOURCES = ("proposal", "mask")
@@ -19,16 +20,7 @@ def tight_boxes(masks: torch.Tensor) -> torch.Tensor:
 
     The box of an empty mask is all zeros.
     """
-
-    def extent(occupied):
-        cells = torch.arange(occupied.shape[1], device=masks.device)
-        low = torch.where(occupied, cells, occupied.shape[1]).amin(dim=1)
-        high = torch.where(occupied, cells + 1, 0).amax(dim=1)
-        return torch.minimum(low, high), high
-
-    x0, x1 = extent(masks.any(dim=1))
-    y0, y1 = extent(masks.any(dim=2))
-    return torch.stack([x0, y0, x1, y1], dim=1).float()
+    return tight_rectangles(masks).float()
 
 
 def resize_masks(masks: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

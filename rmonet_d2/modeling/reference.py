@@ -126,7 +126,7 @@ def plain_decoder(decoder: SpatialBroadcastDecoder, z: torch.Tensor):
 class PlainComponentVAE(ComponentVAE):
     """A VAE that encodes and decodes one component after another."""
 
-    def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
+    def forward(self, x: torch.Tensor, log_masks: torch.Tensor, inside: bool = False) -> VAEOutputs:
         batch, num_components = log_masks.shape[:2]
         latent_dim = self.decoder.latent_dim
         # Drawn at once, in the order of the batched VAE, so that both use the same samples.

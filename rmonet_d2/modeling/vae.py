@@ -15,11 +15,14 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from rmonet_d2.modeling.sharded_random import of_own_images
+from rmonet_d2.ops.windows import WindowGroup, paste, plan_windows, tight_rectangles
 from rmonet_d2.utils.errors import ConfigError
 
 # On the CPU the decoder processes components in chunks whose feature maps take at most this many
 # bytes: larger maps do not fit the cache (and, above 32 MiB, glibc's heap).
 CPU_MAP_BYTES = 16 * 2**20
+# The decoder does not use windows if they cover more than this share of the components' pixels.
+MOST_WINDOWED = 0.85
 # Lower bound of m_k in the encoder's input, which must be finite where a mask is 0.
 MIN_MASK = 1e-5
 _LOG_MIN_MASK = torch.tensor(MIN_MASK).log().item()
@@ -112,22 +115,64 @@ class SpatialBroadcastDecoder(nn.Module):
 
     def forward(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """z (N, D) -> x_k (N, 3, H, W) in [0, 1] and mask logits (N, 1, H, W)."""
-        if z.device.type != "cpu":
+        if z.device.type != "cpu" or torch.jit.is_tracing():
             return self._part(z)
         map_bytes = 4 * self.first.out_channels * self.coordinates[0, 0].numel()
         parts = [self._part(part) for part in z.split(max(CPU_MAP_BYTES // map_bytes, 1))]
         x_k, mask_logits = (torch.cat(part) for part in zip(*parts, strict=True))
         return x_k, mask_logits
 
-    def _part(self, z):
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._decode, z, use_reentrant=False, preserve_rng_state=False)
-        return self._decode(z)
+    def in_windows(
+        self, z: torch.Tensor, windows: list[WindowGroup]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode windows of the image only; x_k and mask logits are 0 elsewhere.
 
-    def _decode(self, z):
+        Args:
+            z: (N, D).
+            windows: in pixels of the image, multiples of ``stride``; members are indices of z.
+
+        Returns:
+            x_k (N, 3, H, W) and mask logits (N, 1, H, W), contiguous with channels last.
+        """
+        step = self.coordinates[0, :, 1, 1] - self.coordinates[0, :, 0, 0]
+        border = self.coordinates.shape[-1] - self.size[1]
+        parts = []
+        for group in windows:
+            cells = group.scaled(self.stride)
+            shift = step * z.new_tensor([cells.left, cells.top]).T
+            height, width = cells.size
+            map_bytes = 4 * self.first.out_channels * (height + border) * (width + border)
+            count = max(CPU_MAP_BYTES // map_bytes, 1)
+            latents = z[group.members].split(count)
+            decoded = [
+                self._part(*part, cells.size)
+                for part in zip(latents, shift.split(count), strict=True)
+            ]
+            parts.append([torch.cat(part) for part in zip(*decoded, strict=True)])
+        size = (self.size[0] * self.stride, self.size[1] * self.stride)
+        whole = []
+        for channels, group_parts in zip((3, 1), zip(*parts, strict=True), strict=True):
+            like = group_parts[0].new_zeros(len(z), *size, channels).permute(0, 3, 1, 2)
+            whole.append(paste(list(group_parts), windows, like))
+        return whole[0], whole[1]
+
+    def _part(self, *args):
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._decode, *args, use_reentrant=False, preserve_rng_state=False)
+        return self._decode(*args)
+
+    def _decode(self, z, shift=None, size=None):
         weight_z, weight_xy = self.first.weight.split([self.latent_dim, 2], dim=1)
-        of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
-        of_xy = F.conv2d(self.coordinates, weight_xy)
+        coordinates = self.coordinates
+        if shift is None:
+            of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
+        else:
+            # The coordinates of a window are those of the corner of the image plus a constant.
+            border = coordinates.shape[-1] - self.size[1]
+            coordinates = coordinates[..., : size[0] + border, : size[1] + border]
+            z = torch.cat([z, shift], dim=1)
+            of_z = F.linear(z, self.first.weight.sum(dim=(2, 3)), self.first.bias)
+        of_xy = F.conv2d(coordinates, weight_xy)
         y = self.activation(of_z[:, :, None, None] + of_xy)
         y = self.output(self.convs(y.contiguous(memory_format=torch.channels_last))).float()
         if self.stride > 1:
@@ -150,6 +195,7 @@ class ComponentVAE(nn.Module):
         decoder_channels: list[int],
         decoder_stride: int,
         recompute_decoder: bool = False,
+        windowed: bool = False,
     ):
         """
         Args:
@@ -161,6 +207,8 @@ class ComponentVAE(nn.Module):
             decoder_stride: the decoder works at 1 / stride of the image's resolution.
             recompute_decoder: recompute the decoder's maps in the backward pass instead of storing
                 them.
+            windowed: where :meth:`forward` is asked for what is inside the masks, decode only
+                there, on a CPU.
 
         Raises:
             ConfigError: ``encoder_input`` is unknown, or ``decoder_stride`` does not divide the
@@ -176,6 +224,7 @@ class ComponentVAE(nn.Module):
                 f"MODEL.VAE.DECODER_STRIDE = {decoder_stride} does not divide "
                 f"INPUT.IMAGE_SIZE = {list(image_size)}."
             )
+        self.windowed = windowed
         self.make_input, in_channels = ENCODER_INPUTS[encoder_input]
         self.encoder = ComponentEncoder(
             in_channels, encoder_channels, encoder_hidden, latent_dim, image_size
@@ -200,6 +249,7 @@ class ComponentVAE(nn.Module):
             "decoder_channels": vae.DECODER_CHANNELS,
             "decoder_stride": vae.DECODER_STRIDE,
             "recompute_decoder": vae.RECOMPUTE_DECODER,
+            "windowed": vae.WINDOWED,
         }
 
     def encode(self, x: torch.Tensor, log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,18 +257,44 @@ class ComponentVAE(nn.Module):
         parameters = self.encoder(self.make_input(x, log_masks))
         return tuple(p.unflatten(0, log_masks.shape[:2]) for p in parameters)
 
-    def forward(self, x: torch.Tensor, log_masks: torch.Tensor) -> VAEOutputs:
-        """Encode and decode all components; z_k is sampled in training and the mean otherwise."""
+    def forward(self, x: torch.Tensor, log_masks: torch.Tensor, inside: bool = False) -> VAEOutputs:
+        """Encode and decode all components; z_k is sampled in training and the mean otherwise.
+
+        Args:
+            x, log_masks: see the table on top.
+            inside: x_k and the mask logits are needed only where m_k > 0, and may be anything
+                elsewhere.
+        """
         shape = log_masks.shape[:2]
         mu, log_var = self.encode(x, log_masks)
         z = mu
         if self.training:
             noise = of_own_images(torch.randn, tuple(mu.shape), mu.device)
             z = mu + noise * (0.5 * log_var).exp()
-        x_k, mask_logits = self.decoder(z.flatten(0, 1))
+        windows = self._windows(log_masks) if inside else []
+        if windows:
+            x_k, mask_logits = self.decoder.in_windows(z.flatten(0, 1), windows)
+        else:
+            x_k, mask_logits = self.decoder(z.flatten(0, 1))
         return VAEOutputs(
             mu=mu,
             log_var=log_var,
             x_k=x_k.unflatten(0, shape),
             mask_logits=mask_logits.squeeze(1).unflatten(0, shape),
         )
+
+    def _windows(self, log_masks: torch.Tensor) -> list[WindowGroup]:
+        """Plan windows that contain all pixels with m_k > 0; none if they would save little."""
+        if not self.windowed or log_masks.device.type != "cpu" or torch.jit.is_tracing():
+            return []
+        stride, size = self.decoder.stride, tuple(log_masks.shape[-2:])
+        rectangles = tight_rectangles((log_masks > -torch.inf).flatten(0, 1)).numpy()
+        if stride > 1:
+            # Bilinear interpolation reads a cell more on each side.
+            empty = rectangles[:, 2] == 0
+            rectangles[:, :2] = (rectangles[:, :2] // stride - 1) * stride
+            rectangles[:, 2:] = (-(-rectangles[:, 2:] // stride) + 1) * stride
+            rectangles[empty] = 0
+        windows = plan_windows(rectangles, size, stride, max_groups=5)
+        whole = len(rectangles) * size[0] * size[1]
+        return windows if sum(g.pixels for g in windows) <= MOST_WINDOWED * whole else []

@@ -24,13 +24,26 @@ def component_latent_kl(mu: torch.Tensor, log_var: torch.Tensor) -> torch.Tensor
     return 0.5 * (mu.square() + log_var.exp() - 1 - log_var).sum(dim=2)
 
 
-def mask_kl(log_masks: torch.Tensor, mask_logits: torch.Tensor) -> torch.Tensor:
+def mask_kl(
+    log_masks: torch.Tensor, mask_logits: torch.Tensor, inside: bool = False
+) -> torch.Tensor:
     """Compute the third term of Eq. 3: KL(q(m | x) || p(m | z)), summed over the pixels: (B,).
 
     At each pixel, both distributions are categorical over the K components. A mask of exactly 0
     contributes 0.
+
+    Args:
+        log_masks, mask_logits: see the table above.
+        inside: the decoded mask is a softmax over the components with m_k > 0 at the pixel only,
+            instead of over all K. This is not in the paper.
     """
-    log_p = F.log_softmax(mask_logits.float(), dim=1)
+    mask_logits = mask_logits.float()
+    if inside:
+        outside = log_masks == -torch.inf
+        log_p = F.log_softmax(mask_logits.masked_fill(outside, -torch.inf), dim=1)
+        log_p = log_p.masked_fill(outside, 0.0)
+    else:
+        log_p = F.log_softmax(mask_logits, dim=1)
     finite = log_masks.clamp(min=-80.0)
     kl = log_masks.exp() * (finite - log_p)
     return kl.flatten(1).sum(dim=1)

@@ -93,6 +93,19 @@ def plan_windows(
     return groups
 
 
+def tight_rectangles(masks: torch.Tensor) -> torch.Tensor:
+    """Compute the tight rectangles of boolean masks: (N, H, W) -> (N, 4) int64, 0 if empty."""
+
+    def extent(occupied):
+        cells = torch.arange(occupied.shape[1], device=masks.device)
+        low = torch.where(occupied, cells, occupied.shape[1]).amin(dim=1)
+        high = torch.where(occupied, cells + 1, 0).amax(dim=1)
+        return torch.minimum(low, high), high
+
+    (x0, x1), (y0, y1) = extent(masks.any(dim=1)), extent(masks.any(dim=2))
+    return torch.stack([x0, y0, x1, y1], dim=1)
+
+
 def _divide(sides: np.ndarray, max_groups: int) -> list[tuple[int, int]]:
     """Divide N sides (width, height), sorted by area, into runs whose windows cost least."""
     if len(sides) == 0:

@@ -5,6 +5,9 @@ import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from rmonet_d2.modeling import vae
+from rmonet_d2.modeling.roi_heads import unet_mask_head
+
 RECIPE = (
     "MODEL.ROI_MASK_HEAD.MASKED_FEATURES", ["image", "stem", "res2", "res3"],
     "MODEL.VAE.ENCODER_INPUT", "peak_mask",
@@ -55,6 +58,45 @@ def test_one_step_is_the_same(small_cfg, opts, random_iters):
         torch.testing.assert_close(
             gradient, plain_gradients[name], rtol=1e-3, atol=1e-3 * scale + 1e-7
         )
+
+
+@pytest.mark.parametrize("over", ["all", "region"])
+def test_windows_change_no_loss_and_no_gradient(small_cfg, monkeypatch, over):
+    monkeypatch.setattr(vae, "MOST_WINDOWED", 1.0)
+    monkeypatch.setattr(unet_mask_head, "MOST_WINDOWED", 1.0)
+    opts = (*RECIPE, "MODEL.SCENE.MASK_KL_OVER", over)
+    results = []
+    for windowed in (True, False):
+        opts = (*opts, "MODEL.ROI_MASK_HEAD.WINDOWED", windowed, "MODEL.VAE.WINDOWED", windowed)
+        model = build_model(small_cfg(*opts))
+        torch.nn.init.normal_(model.roi_heads.mask_head.predictor.weight, std=0.5)
+        if results:
+            model.load_state_dict(results[0][2])
+        results.append((*step(model), model.state_dict()))
+    (ours, gradients, _), (full, expected, _) = results
+    for name, loss in full.items():
+        torch.testing.assert_close(ours[name], loss, rtol=1e-4, atol=1e-6)
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-3 * scale + 1e-7)
+
+
+@pytest.mark.parametrize("masks", ["attention", "posterior"])
+def test_windows_change_no_result(small_cfg, monkeypatch, masks):
+    monkeypatch.setattr(vae, "MOST_WINDOWED", 1.0)
+    monkeypatch.setattr(unet_mask_head, "MOST_WINDOWED", 1.0)
+    opts = (*RECIPE, "MODEL.SCENE.OUTPUT_MASKS", masks, "MODEL.RPN.SCORE_THRESH_TEST", 0.0)
+    opts = (*opts, "TEST.OUTPUTS", ["latents", "reconstruction"])
+    full = build_model(
+        small_cfg(*opts, "MODEL.ROI_MASK_HEAD.WINDOWED", False, "MODEL.VAE.WINDOWED", False)
+    )
+    ours = build_model(small_cfg(*opts))
+    ours.load_state_dict(full.state_dict())
+    with torch.no_grad():
+        results = ours.eval()(images()), full.eval()(images())
+    for a, b in zip(*results, strict=True):
+        for name in ("masks", "latents", "reconstruction"):
+            torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
 def test_inference_is_the_same(small_cfg):

@@ -89,3 +89,39 @@ def test_samples_in_training_and_not_in_evaluation(small_cfg):
 def test_bad_values_name_the_key(small_cfg, opts, key):
     with pytest.raises(ValueError, match=key):
         ComponentVAE(small_cfg(*opts))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("map_bytes", [vae.CPU_MAP_BYTES, 4096])
+def test_decoding_inside_the_masks_changes_nothing_there(small_cfg, monkeypatch, stride, map_bytes):
+    """x_k, mask logits and gradients where m_k > 0, and nothing elsewhere."""
+    monkeypatch.setattr(vae, "CPU_MAP_BYTES", map_bytes)
+    model = ComponentVAE(small_cfg("MODEL.VAE.DECODER_STRIDE", stride)).eval()
+    log_masks = torch.full((2, 4, 64, 64), -torch.inf)
+    log_masks[:, 3] = 0.0
+    log_masks[0, 0, 5:16, 40:64] = -1.0
+    log_masks[0, 1, 0:3, 0:2] = -90.0
+    log_masks[1, 2, 30:50, 21:33] = -2.0
+    inside = (log_masks > -torch.inf)[:, :, None]
+    x, results = torch.rand(2, 3, 64, 64), []
+    for only_inside in (True, False):
+        model.zero_grad()
+        out = model(x, log_masks, only_inside)
+        outputs = torch.cat([out.x_k, out.mask_logits[:, :, None]], dim=2).where(inside, 0)
+        (outputs * torch.linspace(-1, 1, 64)).sum().backward()
+        results.append((out, outputs, {n: p.grad.clone() for n, p in model.named_parameters()}))
+    (ours, windowed, gradients), (full, whole, expected) = results
+    torch.testing.assert_close(windowed, whole, rtol=1e-5, atol=1e-5)
+    # The windows are not the whole image.
+    assert not ours.x_k[0, 1, :, 20:, 20:].any() and full.x_k[0, 1, :, 20:, 20:].all()
+    for name, gradient in expected.items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5 * scale)
+
+
+def test_decoding_everywhere_unless_windows_save_much(small_cfg):
+    everywhere = torch.zeros(1, 3, 64, 64)
+    assert ComponentVAE(small_cfg())._windows(everywhere) == []
+    everywhere[:, :2, 8:] = -torch.inf
+    assert ComponentVAE(small_cfg())._windows(everywhere) != []
+    assert ComponentVAE(small_cfg("MODEL.VAE.WINDOWED", False))._windows(everywhere) == []

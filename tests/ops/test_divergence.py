@@ -1,5 +1,7 @@
 """The KL terms against torch.distributions, and their zeros."""
 
+import itertools
+
 import torch
 from torch.distributions import Bernoulli, Categorical, Normal, kl_divergence
 
@@ -33,6 +35,26 @@ def test_mask_kl_of_equal_masks_is_zero_and_never_negative():
     logits = 3 * torch.randn(2, 5, 4, 6, generator=generator)
     assert mask_kl(logits.log_softmax(dim=1), logits).abs().max() < 1e-4
     assert (mask_kl(logits.log_softmax(dim=1), logits.roll(1, dims=1)) > 0).all()
+
+
+def test_mask_kl_inside_compares_the_components_that_are_there():
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(2, 5, 4, 6, generator=generator).requires_grad_()
+    outside = torch.rand(2, 5, 4, 6, generator=generator) < 0.5
+    outside[:, -1] = False
+    noise = torch.randn(2, 5, 4, 6, generator=generator)
+    log_masks = noise.masked_fill(outside, -torch.inf).log_softmax(dim=1)
+    expected = torch.zeros(2)
+    for b, y, x in itertools.product(range(2), range(4), range(6)):
+        there = ~outside[b, :, y, x]
+        ours = Categorical(logits=log_masks[b, there, y, x])
+        expected[b] += kl_divergence(ours, Categorical(logits=logits[b, there, y, x]))
+    loss = mask_kl(log_masks, logits, inside=True)
+    torch.testing.assert_close(loss, expected)
+    loss.sum().backward()
+    assert torch.isfinite(logits.grad).all() and not logits.grad[outside].any()
+    everywhere = noise.log_softmax(dim=1)
+    torch.testing.assert_close(mask_kl(everywhere, logits, True), mask_kl(everywhere, logits))
 
 
 def test_mask_kl_with_masks_of_zero():

@@ -42,6 +42,7 @@ class MixtureModel(SceneModel):
         likelihood: str,
         mixture_over: str,
         mask_kl_trains: str,
+        mask_kl_over: str,
         output_masks: str,
         posterior_steps: int,
         posterior_sigma_scale: float,
@@ -54,7 +55,7 @@ class MixtureModel(SceneModel):
                 attention network is standardized.
             sigma_fg, sigma_bg: scales of Eq. 2, in units of x.
             loss_weights: {loss name: weight}: beta, gamma, ... of Eq. 3.
-            likelihood, mixture_over, mask_kl_trains: see MODEL.SCENE in the config.
+            likelihood, mixture_over, mask_kl_trains, mask_kl_over: see MODEL.SCENE in the config.
             output_masks: "attention" or "posterior", see MODEL.SCENE.OUTPUT_MASKS.
             posterior_steps, posterior_sigma_scale: parameters of :meth:`posterior`.
             **scene: arguments of :class:`SceneModel`.
@@ -73,6 +74,7 @@ class MixtureModel(SceneModel):
                 "MODEL.SCENE.LIKELIHOOD": likelihood,
                 "MODEL.SCENE.MIXTURE_OVER": mixture_over,
                 "MODEL.SCENE.MASK_KL_TRAINS": mask_kl_trains,
+                "MODEL.SCENE.MASK_KL_OVER": mask_kl_over,
                 "MODEL.SCENE.OUTPUT_MASKS": output_masks,
             }
         )
@@ -81,6 +83,7 @@ class MixtureModel(SceneModel):
         self.nll = LIKELIHOODS[likelihood]
         self.joint_channels = mixture_over == "pixel"
         self.mask_kl_trains = mask_kl_trains
+        self.mask_kl_inside = mask_kl_over == "region"
         self.output_masks = output_masks
         self.posterior_steps = posterior_steps
         self.posterior_sigma_scale = posterior_sigma_scale
@@ -107,6 +110,7 @@ class MixtureModel(SceneModel):
             "likelihood": scene.LIKELIHOOD,
             "mixture_over": scene.MIXTURE_OVER,
             "mask_kl_trains": scene.MASK_KL_TRAINS,
+            "mask_kl_over": scene.MASK_KL_OVER,
             "output_masks": scene.OUTPUT_MASKS,
             "posterior_steps": scene.POSTERIOR_STEPS,
             "posterior_sigma_scale": scene.POSTERIOR_SIGMA_SCALE,
@@ -123,10 +127,11 @@ class MixtureModel(SceneModel):
         """Compute the first three terms of Eq. 3, averaged over images, without beta and gamma."""
         nll = self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
         target = log_masks.detach() if self.mask_kl_trains == "vae" else log_masks
+        kl_mask = mask_kl(target, decoded.mask_logits, self.mask_kl_inside)
         return {
             "loss_nll": nll.mean() * self.loss_scale,
             "loss_kl_z": latent_kl(decoded.mu, decoded.log_var).mean() * self.loss_scale,
-            "loss_kl_mask": mask_kl(target, decoded.mask_logits).mean() * self.loss_scale,
+            "loss_kl_mask": kl_mask.mean() * self.loss_scale,
         }
 
     def weighted(self, losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -146,7 +151,8 @@ class MixtureModel(SceneModel):
         """
         sigma = self.sigma * self.posterior_sigma_scale
         for _ in range(self.posterior_steps):
-            decoded = self.vae(x, log_responsibilities(x, decoded.x_k, log_masks, sigma))
+            log_posterior = log_responsibilities(x, decoded.x_k, log_masks, sigma)
+            decoded = self.vae(x, log_posterior, not self.returns("components"))
         return log_responsibilities(x, decoded.x_k, log_masks, sigma), decoded
 
     def elbo(self, x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
@@ -156,7 +162,7 @@ class MixtureModel(SceneModel):
         they are exported. Components whose masks sum to fewer than ``min_mask_pixels`` pixels are
         too small to be objects: they count as absent, and their KL is left out.
         """
-        decoded, masks = self.vae(x, log_masks), log_masks
+        decoded, masks = self.vae(x, log_masks, not self.returns("components")), log_masks
         if self.output_masks == "posterior":
             masks, decoded = self.posterior(x, log_masks, decoded)
         is_there = masks.exp().flatten(2).sum(dim=2) >= self.min_mask_pixels
@@ -188,7 +194,7 @@ class MixtureModel(SceneModel):
         masks = log_masks.exp()
         generated = {}
         if self.output_masks == "posterior" or self.returns("components", "reconstruction"):
-            decoded = self.vae(x, log_masks)
+            decoded = self.vae(x, log_masks, not self.returns("components"))
             if self.output_masks == "posterior":
                 log_posterior, decoded = self.posterior(x, log_masks, decoded)
                 masks = log_posterior.exp()

@@ -146,7 +146,7 @@ class RMONet(MixtureModel):
         vae_only = iteration < self.vae_first_iters
         with torch.no_grad() if vae_only else nullcontext():
             regions, rpn_outputs, log_masks = self.attend(x, iteration)
-        decoded = self.vae(x, log_masks)
+        decoded = self.vae(x, log_masks, self.mask_kl_inside)
         losses = self.generative_losses(x, log_masks, decoded)
         pseudo = None
         if vae_only and torch.distributed.is_initialized():
@@ -189,7 +189,9 @@ class RMONet(MixtureModel):
 
         In evaluation, region slots that are empty in every image are skipped.
         """
-        used = regions if self.training else regions.used()
+        # An exported file has a fixed number of regions (rmonet_d2/exporting).
+        as_they_are = self.training or torch.jit.is_tracing()
+        used = regions if as_they_are else regions.used()
         logits, support = self.roi_heads(features, used, self.image_size)
         log_masks = self.normalize_masks(logits, support)
         missing = self.num_components - log_masks.shape[1]
