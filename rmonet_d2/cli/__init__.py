@@ -1,1 +1,1 @@
-"""The programs: one module per command, whose arguments are parsed before torch is imported."""
+"""The programs, one module per command. Each parses its arguments before torch is imported."""

@@ -1,7 +1,7 @@
-"""Switch off each ingredient of the training recipe alone, under one budget of iterations.
+"""Switch off one ingredient of the training recipe at a time, with equal numbers of iterations.
 
-Each variant is a training run in OUTPUT/NAME. A run that was interrupted is resumed, a finished one
-is not repeated, and the table in OUTPUT/ablation.md holds what is there.
+Trains each variant in OUTPUT/NAME and writes a table of their results to OUTPUT/ablation.md. An
+interrupted run is resumed, and finished runs are not repeated.
 """
 
 import argparse
@@ -22,12 +22,12 @@ from rmonet_d2.utils.errors import UserError
 from rmonet_d2.utils.run_log import read_run
 from rmonet_d2.utils.tables import table
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "the same command continues where it stopped"
 EXAMPLE = """\
-    python tools/ablation.py
-    python tools/ablation.py recipe no_region_warmup --max-iter 3000 --opts SEED 2
+    rmonet ablation
+    rmonet ablation recipe no_region_warmup --max-iter 3000 --opts SEED 2
 """
-# Name: (what is switched off, overrides).
+# Name -> (what is switched off, overrides).
 VARIANTS: dict[str, tuple[str, list]] = {
     "recipe": ("nothing", []),
     "no_region_warmup": (
@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[str, list]] = {
         ],
     ),
     "exact_classes": ("cumulative classes", ["MODEL.PSEUDO_LABELS.CUMULATIVE", False]),
-    "no_vae_first": ("the VAE's first iterations alone", ["MODEL.RMONET.VAE_FIRST_ITERS", 0]),
+    "no_vae_first": ("first iterations of the VAE alone", ["MODEL.RMONET.VAE_FIRST_ITERS", 0]),
     "log_mask": ("the encoder's scaled masks", ["MODEL.VAE.ENCODER_INPUT", "log_mask"]),
     "no_enlargement": ("enlarged regions", ["MODEL.ROI_MASK_HEAD.EXPAND_RATIO", 0.0]),
     "equal_sigma": (
@@ -54,7 +54,7 @@ VARIANTS: dict[str, tuple[str, list]] = {
         "the image as a masked skip",
         ["MODEL.ROI_MASK_HEAD.MASKED_FEATURES", "('stem', 'res2', 'res3')"],
     ),
-    "mask_kl_both": ("m_k as a given target of its KL", ["MODEL.SCENE.MASK_KL_TRAINS", "both"]),
+    "mask_kl_both": ("m_k as a fixed target of its KL", ["MODEL.SCENE.MASK_KL_TRAINS", "both"]),
     "loss_per_image": ("losses per pixel", ["MODEL.SCENE.LOSS_UNIT", "image"]),
 }
 COLUMNS = {
@@ -68,20 +68,20 @@ COLUMNS = {
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
     parser.add_argument(
         "variants",
         nargs="*",
         metavar="VARIANT",
-        help=f"any of {', '.join(VARIANTS)}; without it: all of them",
+        help=f"variants to train: {', '.join(VARIANTS)} (default: all)",
     )
     add_config_file(parser, default="configs/multi_dsprites_rmonet_unet_cpu.yaml")
     parser.add_argument(
-        "--output", metavar="FOLDER", default="output/ablation", help="folder of the runs"
+        "--output", metavar="FOLDER", default="output/ablation", help="folder for all runs"
     )
     parser.add_argument(
-        "--max-iter", type=positive_int, default=3000, help="iterations of each run"
+        "--max-iter", metavar="N", type=positive_int, default=3000, help="iterations per run"
     )
     add_overrides_option(parser)
     return parser
@@ -98,7 +98,7 @@ def parse_args(argv: list[str] | None = None, prog: str | None = None) -> argpar
 
 
 def train(name: str, args) -> int:
-    """One run; the exit status of its program."""
+    """Train one variant in a separate process; return its exit status."""
     command = [
         sys.executable,
         "-m",
@@ -121,7 +121,7 @@ def is_finished(name: str, args) -> bool:
 
 
 def summary(args) -> str:
-    """The table of all variants that have results."""
+    """Format the table of all variants that have results."""
     rows = []
     for name, (what, _) in VARIANTS.items():
         run = read_run(str(Path(args.output) / name))
@@ -132,10 +132,10 @@ def summary(args) -> str:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Train all variants that are not finished, and write the table."""
+    """Train the requested variants that are not finished, and write the table."""
     for name in args.variants or VARIANTS:
         if not is_finished(name, args) and train(name, args):
-            raise UserError(f"{name} failed (above); the same command resumes it.")
+            raise UserError(f"{name} failed (see above); the same command resumes it.")
     text = summary(args)
     (Path(args.output) / "ablation.md").write_text(text + "\n")
     print(f"\n{text}")

@@ -1,4 +1,6 @@
-"""Measure speed and memory: what ran side by side in one run, as a table.
+"""Measure speed and memory, and print the results as tables.
+
+Variants that are compared run side by side. The sections are:
 
 {sections}
 """
@@ -15,38 +17,43 @@ from rmonet_d2.cli.options import (
 )
 
 EXAMPLE = """\
-    python tools/benchmark.py step parts --repeats 15
-    python tools/benchmark.py --config-file configs/multi_dsprites_rmonet_unet_cpu.yaml \\
-        --json speed.json
+    rmonet benchmark step parts --repeats 15
+    rmonet benchmark --config-file configs/multi_dsprites_rmonet_unet_cpu.yaml --json speed.json
 """
 SECTIONS = {
-    "pseudo_labels": "the compiled and torch hooks, beside the scikit-image loop on the same masks",
-    "step": "a training step, beside the plain one (components looped, nothing shared)",
-    "inference": "the same for inference",
-    "memory": "peak memory of both, each in a process of its own",
-    "parts": "where the time and memory of a training step and of inference go",
-    "data": "the training loader's images/s, beside what a training step needs",
-    "growth": "a training step's time and memory over K, image size and batch, with exponents",
-    "models": "every system of the paper's comparison: parameters, training and inference, memory",
-    "precision": "a training step of every system in float32 and bfloat16, both memory formats",
-    "peers": "inference at 128x128 beside MONet, IODINE, SPACE and Detectron2's Mask R-CNN",
-    "matmul": "the machine's matrix products, and the share of their rate that a step reaches",
+    "pseudo_labels": "the pseudo-label hooks, compiled and in torch, and the scikit-image loop",
+    "step": "a training step, and the plain one (components in a loop, nothing shared)",
+    "inference": "inference, and the plain one",
+    "memory": "peak memory of both in training and inference, each in a separate process",
+    "parts": "breakdown of a training step and of inference into parts, in time and memory",
+    "data": "images/s of the training loader, and images/s that a training step needs",
+    "growth": "time and memory of a training step over K, image size and batch, with exponents",
+    "models": "all systems of the paper: parameters, speed and memory of training and inference",
+    "precision": "a training step of all systems in float32 and bfloat16, in both memory formats",
+    "peers": "inference at 128x128, and that of MONet, IODINE, SPACE and Mask R-CNN",
+    "matmul": "matrix products, and the fraction of their rate that a training step reaches",
 }
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     sections = "\n".join(f"{name:15} {text}" for name, text in SECTIONS.items())
     parser = Parser(__doc__.format(sections=sections), EXAMPLE, prog=prog)
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help="without it: all")
-    add_config_file(parser, default="configs/multi_dsprites_rmonet_unet.yaml")
-    parser.add_argument("--batch-size", type=positive_int, default=16, help="images per step")
     parser.add_argument(
-        "--repeats", type=positive_int, default=9, help="timed calls of each variant"
+        "sections", nargs="*", metavar="SECTION", help="sections to run (default: all)"
     )
-    parser.add_argument("--device", help="cpu or cuda; without it: a GPU if there is one")
-    parser.add_argument("--json", metavar="FILE", help="write the figures to this file too")
-    parser.add_argument("--figure", metavar="FILE", help="draw the growth: a .png or .svg file")
+    add_config_file(parser, default="configs/multi_dsprites_rmonet_unet.yaml")
+    parser.add_argument(
+        "--batch-size", metavar="N", type=positive_int, default=16, help="images per step"
+    )
+    parser.add_argument(
+        "--repeats", metavar="N", type=positive_int, default=9, help="timed calls per variant"
+    )
+    parser.add_argument("--device", help="cpu or cuda (default: cuda if there is a GPU)")
+    parser.add_argument("--json", metavar="FILE", help="also write all results to this file")
+    parser.add_argument(
+        "--figure", metavar="FILE", help="draw the section growth to this .png or .svg file"
+    )
     add_overrides_option(parser)
     return parser
 

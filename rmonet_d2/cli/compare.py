@@ -1,9 +1,9 @@
-"""Train the systems that the paper compares under one budget, evaluate them, and set them side by
-side: Tables 1 and 2, Fig. 19 (ARI over images and over time), and sheets like Figs. 2 and 3.
+"""Train and evaluate the systems that the paper compares, each with the same training budget.
 
-Each system is a training run in OUTPUT/NAME. A comparison that was interrupted goes on where it
-stopped; a system that is finished is not trained again, and the files in OUTPUT hold what is
-there. A budget of time counts training steps, not evaluations.
+Writes Tables 1 and 2, the curves of Fig. 19 (ARI over images and over time), and a picture sheet
+like Figs. 2 and 3 to OUTPUT, and trains each system in OUTPUT/NAME. An interrupted comparison
+continues where it stopped, and finished systems are not trained again. A time budget counts
+training steps, not evaluations.
 """
 
 import argparse
@@ -12,10 +12,10 @@ from rmonet_d2.cli.options import Parser, add_overrides_option, positive_int, ru
 from rmonet_d2.comparison.budget import parse_budget
 from rmonet_d2.comparison.systems import DATASETS, SYSTEMS
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "the same command continues where it stopped"
 EXAMPLE = """\
-    python tools/compare.py --dataset multi_dsprites --budget 20m
-    python tools/compare.py --budget 64000 monet rmonet_unet
+    rmonet compare --dataset multi_dsprites --budget 20m
+    rmonet compare --budget 64000 monet rmonet_unet
 """
 
 
@@ -27,34 +27,42 @@ def _budget(text: str):
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
     parser.add_argument(
         "systems",
         nargs="*",
         metavar="SYSTEM",
-        help=f"any of {', '.join(SYSTEMS)}; without it: all of them",
+        help=f"systems to train: {', '.join(SYSTEMS)} (default: all)",
     )
     parser.add_argument(
-        "--dataset", choices=DATASETS, default=DATASETS[0], help="data set to train on"
+        "--dataset", choices=DATASETS, default=DATASETS[0], help="data set to train and test on"
     )
     parser.add_argument(
         "--budget",
         type=_budget,
         default="20m",
-        help="training of each system: a time (90s, 20m, 2h) or a number of images (64000)",
+        help="training budget of each system: a time in seconds, minutes or hours (90s, 20m, 2h), "
+        "or a number of images (64000)",
     )
     parser.add_argument(
         "--configs",
         choices=("quick", "full"),
         default="quick",
-        help="the quick configs, or the named configs at the paper's widths",
+        help="quick: configs/quick/, for minutes on a CPU; full: the named configs, at the paper's "
+        "widths",
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", help="without it: output/compare_DATASET_BUDGET"
+        "--output",
+        metavar="FOLDER",
+        help="folder for all results (default: output/compare_DATASET_BUDGET)",
     )
     parser.add_argument(
-        "--num-scenes", type=positive_int, default=4, help="scenes on the picture sheet"
+        "--num-scenes",
+        metavar="N",
+        type=positive_int,
+        default=4,
+        help="number of scenes on the picture sheet",
     )
     add_overrides_option(parser)
     return parser

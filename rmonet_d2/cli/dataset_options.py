@@ -1,4 +1,4 @@
-"""Options that the programs which make data sets share."""
+"""Options shared by all programs that make data sets."""
 
 import argparse
 import os
@@ -6,16 +6,16 @@ from pathlib import Path
 
 from rmonet_d2.cli.options import Parser, positive_int
 
-GO_ON = "run the same command again to go on where it stopped"
+GO_ON = "run the same command again to continue where it stopped"
 
 
 class DatasetParser(Parser):
-    """A parser with the options of all programs that make data sets.
+    """A parser with the common options of the programs that make data sets.
 
     Args:
-        doc: the docstring of the program's module.
-        example: commands that run as they are written.
-        folder: the data set's folder in ``--output``.
+        doc: docstring of the program's module.
+        example: commands that run as written.
+        folder: name of the data set's folder in ``--output``.
         chunk: default of ``--chunk``.
         prog: see :class:`Parser`.
     """
@@ -27,24 +27,34 @@ class DatasetParser(Parser):
             metavar="FOLDER",
             type=Path,
             default=Path(os.environ.get("DETECTRON2_DATASETS", "datasets")),
-            help=f"folder of data sets, in which a folder {folder} is made",
+            help=f"folder of data sets, in which the folder {folder} is created (default: "
+            "$DETECTRON2_DATASETS, or datasets if that is not set)",
         )
         cores = os.cpu_count() or 1
-        self.add_argument("--workers", type=positive_int, default=cores, help="processes")
+        self.add_argument(
+            "--workers",
+            metavar="N",
+            type=positive_int,
+            default=cores,
+            help="number of processes (default: one per CPU core)",
+        )
         self.add_argument(
             "--chunk",
+            metavar="N",
             type=positive_int,
             default=chunk,
-            help="scenes that a process makes at once; a kill loses no more than these",
+            help="scenes per unit of work; a process that is killed loses at most this many",
         )
-        self.add_argument(
-            "--overwrite", action="store_true", help="replace a data set that is there"
-        )
+        self.add_argument("--overwrite", action="store_true", help="replace an existing data set")
 
 
 def add_range(parser: argparse.ArgumentParser, what: str, least: int, most: int) -> None:
-    """Add ``--min-WHAT`` and ``--max-WHAT``, the smallest and largest number of them per scene."""
+    """Add ``--min-WHAT`` and ``--max-WHAT``, the limits of their number per scene."""
     for word, name, value in (("smallest", "min", least), ("largest", "max", most)):
         parser.add_argument(
-            f"--{name}-{what}", type=int, default=value, help=f"{word} number of {what} per scene"
+            f"--{name}-{what}",
+            metavar="N",
+            type=int,
+            default=value,
+            help=f"{word} number of {what} per scene",
         )

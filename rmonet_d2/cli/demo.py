@@ -1,7 +1,7 @@
-"""What `make demo` runs: make scenes, train, evaluate, draw, and write a report.
+"""Make scenes, train a model for a few minutes, evaluate it, and write a report (`make demo`).
 
-Each step is a command that can be run alone; it is printed before it starts. A step that is
-complete is not repeated when the demo is started again.
+Each step is a command of its own, which is printed before it starts. Steps that are complete are
+not repeated when the demo is started again. The report is OUTPUT/report.html.
 """
 
 import argparse
@@ -14,32 +14,36 @@ import time
 from rmonet_d2.cli.options import INTERRUPTED, Parser, add_overrides, natural_int, run_program
 from rmonet_d2.utils.errors import UserError
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "the same command continues where it stopped"
 EXAMPLE = """\
-    python tools/demo.py --output output/demo
-    python tools/demo.py --output output/short --num-train 2000 SOLVER.MAX_ITER 200
+    rmonet demo --output output/demo
+    rmonet demo --output output/short --num-train 2000 SOLVER.MAX_ITER 200
 """
 CONFIG = "configs/quick/rmonet_unet.yaml"
-# What the repository ships: trained for longer, by the config of the same name.
+# Weights that the repository ships; the config of the same name trained them for longer.
 SHIPPED = "multi_dsprites_rmonet_unet_cpu"
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
     parser.add_argument(
-        "--output", metavar="FOLDER", default="output/demo", help="where everything is written"
+        "--output", metavar="FOLDER", default="output/demo", help="folder for all files"
     )
-    parser.add_argument("--num-train", type=natural_int, default=20000, help="training scenes")
-    parser.add_argument("--num-test", type=natural_int, default=320, help="test scenes")
+    parser.add_argument(
+        "--num-train", metavar="N", type=natural_int, default=20000, help="training scenes"
+    )
+    parser.add_argument(
+        "--num-test", metavar="N", type=natural_int, default=320, help="test scenes"
+    )
     add_overrides(parser)
     return parser
 
 
 def steps(args: argparse.Namespace) -> list[tuple[str, list[str], str]]:
-    """(what happens, command and arguments, file that exists when it is complete) of each step.
+    """Return (description, command with arguments, file that marks completion) of each step.
 
-    The file is "" for a step that finds out by itself, or that is repeated.
+    The file is "" for steps that detect completion themselves, or that are always repeated.
     """
     output = args.output
     train = ["train", "--config-file", CONFIG]
@@ -86,7 +90,7 @@ def steps(args: argparse.Namespace) -> list[tuple[str, list[str], str]]:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Run the steps that are not complete."""
+    """Run all steps that are not complete."""
     environment = dict(os.environ, DETECTRON2_DATASETS=f"{args.output}/datasets")
     start = time.time()
     todo = steps(args)

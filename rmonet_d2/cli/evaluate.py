@@ -1,6 +1,7 @@
 """Evaluate weights on data sets with annotations: foreground ARI, box AP, mask AP and more.
 
-The same as `rmonet train --eval-only`. OUTPUT_DIR gets eval_results.json and inference/.
+Does the same as `rmonet train --eval-only`, and writes the results to OUTPUT_DIR/eval_results.json
+and OUTPUT_DIR/inference.
 """
 
 import argparse
@@ -15,21 +16,26 @@ EXAMPLE = """\
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, prog=prog)
     add_config_file(parser, required=True)
     parser.add_argument(
         "--weights",
         metavar="FILE",
-        help="checkpoint, or the name of weights of this project; without it: MODEL.WEIGHTS",
+        help="checkpoint (.pth), or the name of weights of this project (default: MODEL.WEIGHTS)",
     )
-    parser.add_argument("--num-gpus", type=int, default=1, help="GPUs, or processes on the CPU")
+    parser.add_argument(
+        "--num-gpus",
+        type=int,
+        default=1,
+        help="number of GPUs; without a GPU, number of processes on the CPU",
+    )
     add_overrides(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, in as many processes as asked for."""
+    """Evaluate in the requested number of processes."""
     opts = list(args.opts)
     if args.weights:
         from rmonet_d2.model_zoo import find_weights

@@ -1,6 +1,6 @@
-"""Keep only the weights of a checkpoint, in half precision by default: a file to hand on.
+"""Write a small file with only the weights of a checkpoint, by default in half precision.
 
-The file loads with torch.load(..., weights_only=True), and as MODEL.WEIGHTS.
+The file can be used as MODEL.WEIGHTS, and loaded by torch.load(..., weights_only=True).
 """
 
 import argparse
@@ -9,16 +9,18 @@ import os
 from rmonet_d2.cli.options import Parser, run_program
 
 EXAMPLE = """\
-    python tools/export_weights.py output/demo/model_final.pth output/demo/my_model.pth
+    rmonet export-weights output/demo/model_final.pth output/demo/my_model.pth
 """
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, prog=prog)
-    parser.add_argument("checkpoint", help="a checkpoint that training wrote (.pth)")
-    parser.add_argument("output", help="the file to write (.pth)")
-    parser.add_argument("--full-precision", action="store_true", help="keep float32")
+    parser.add_argument("checkpoint", help="checkpoint that training wrote (.pth)")
+    parser.add_argument("output", help="file to write (.pth)")
+    parser.add_argument(
+        "--full-precision", action="store_true", help="keep float32 weights (default: float16)"
+    )
     return parser
 
 

@@ -1,8 +1,9 @@
-"""What all programs share: how options are described, common options, and how a program ends."""
+"""What all programs share: the format of ``--help``, common options, and exit statuses."""
 
 import argparse
 import inspect
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 
 from rmonet_d2.utils.errors import UserError
@@ -11,17 +12,21 @@ INTERRUPTED = 130
 _EXIT_STATUS = """\
 exit status:
   0    success
-  1    an error that one line on the error output describes
-  2    an option or argument that cannot be used
-  130  interrupted (Ctrl-C): {interrupted}
+  1    error; a message on standard error says what to do
+  2    invalid option or argument
+  130  interrupted (Ctrl-C); {interrupted}
 """
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keeps line breaks of the description, and appends defaults that say something."""
+    """Keeps the line breaks of the description, and appends defaults that are informative.
+
+    An option whose help states its default in words, as "(default: ...)", is left as it is.
+    """
 
     def _get_help_string(self, action):
-        if action.default in (None, "", [], False, ()):
+        silent = action.default is None or action.default is False or action.default in ("", [], ())
+        if silent or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -30,20 +35,20 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose help ends with an example and the exit statuses.
 
     Args:
-        doc: the docstring of the program's module.
-        example: one or more commands that run as they are written.
-        interrupted: what an interrupted user can do.
-        prog: the command's name in messages; None: the name of the script that runs.
+        doc: docstring of the program's module.
+        example: one or more commands that run as written.
+        interrupted: how to continue after an interrupt.
+        prog: name of the command in messages; None uses the name of the running script.
     """
 
     def __init__(
         self,
         doc: str,
         example: str,
-        interrupted: str = "the same command starts again",
+        interrupted: str = "the same command starts over",
         prog: str | None = None,
     ):
-        example = "\n".join(f"  {line}" for line in inspect.cleandoc(example).splitlines())
+        example = textwrap.indent(textwrap.dedent(example).strip(), "  ")
         super().__init__(
             prog=prog,
             description=inspect.cleandoc(doc),
@@ -58,40 +63,40 @@ def add_config_file(parser: argparse.ArgumentParser, default: str = "", **option
         "--config-file",
         metavar="FILE",
         default=default,
-        help=options.pop("help", "YAML config: a file, or the name of one of this project's"),
+        help=options.pop("help", "YAML config: a file, or the name of a config of this project"),
         **options,
     )
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:
-    """Add the ``KEY VALUE`` config overrides, which come last on the command line."""
+    """Add the ``KEY VALUE`` config overrides, which must come last on the command line."""
     parser.add_argument(
         "opts",
         metavar="KEY VALUE",
         nargs=argparse.REMAINDER,
         default=[],
-        help='config overrides, such as "SOLVER.MAX_ITER 1000"; they come last',
+        help="config overrides, such as SOLVER.MAX_ITER 1000; they must come last",
     )
 
 
 def add_overrides_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--opts KEY VALUE``, for programs with other positional arguments."""
+    """Add ``--opts KEY VALUE``, for programs that have other positional arguments."""
     parser.add_argument(
         "--opts",
         metavar="KEY VALUE",
         nargs=argparse.REMAINDER,
         default=[],
-        help='config overrides, such as "SOLVER.MAX_ITER 1000"; this option comes last',
+        help="config overrides, such as SOLVER.MAX_ITER 1000; this option must come last",
     )
 
 
 def positive_int(text: str) -> int:
-    """An integer of at least 1, as an argument's type."""
+    """Parse an integer of at least 1; for use as the type of an argument."""
     return _integer(text, 1)
 
 
 def natural_int(text: str) -> int:
-    """An integer of at least 0, as an argument's type."""
+    """Parse an integer of at least 0; for use as the type of an argument."""
     return _integer(text, 0)
 
 
@@ -114,10 +119,10 @@ def run_program(
     """Run a program's work and return its exit status.
 
     Args:
-        work: called with ``args``; returns an exit status, or None for success.
+        work: function of ``args`` that returns an exit status, or None for success.
         args: parsed arguments.
-        go_on: printed after an interrupt: what an interrupted user can do.
-        errors: exceptions besides :class:`UserError` whose message is enough.
+        go_on: how to continue, printed after an interrupt.
+        errors: exceptions other than :class:`UserError` that are reported by their message alone.
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
     try:

@@ -1,6 +1,7 @@
-"""Convert CLEVR (with masks) of Multi-Object Datasets (Sec. 4); see datasets/README.md.
+"""Convert the published CLEVR (with masks) of Multi-Object Datasets (Sec. 4).
 
-A run that was interrupted goes on where it stopped when the same command is given again.
+See datasets/README.md for the format. An interrupted run continues where it stopped when the same
+command is given again.
 """
 
 import argparse
@@ -10,12 +11,12 @@ from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
 from rmonet_d2.cli.options import natural_int, run_program
 
 EXAMPLE = """\
-    python datasets/prepare_clevr.py --tfrecords clevr_with_masks_train.tfrecords
+    rmonet prepare-clevr --tfrecords clevr_with_masks_train.tfrecords
 """
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = DatasetParser(__doc__, EXAMPLE, "clevr", 100, prog)
     add = parser.add_argument
     add(
@@ -23,18 +24,25 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         metavar="FILE",
         type=Path,
         required=True,
-        help="the published file, clevr_with_masks_train.tfrecords",
+        help="published file, clevr_with_masks_train.tfrecords",
     )
-    add("--num-train", type=natural_int, default=48400, help="training scenes (paper: 48400)")
+    add(
+        "--num-train",
+        metavar="N",
+        type=natural_int,
+        default=48400,
+        help="training scenes, as in the paper",
+    )
     add(
         "--num-test",
+        metavar="N",
         type=natural_int,
         default=1600,
-        help="test scenes (paper: 1600), the first ones of the file",
+        help="test scenes, as in the paper; they come first in the file",
     )
-    add("--size", type=int, default=128, help="side of the images in pixels")
+    add("--size", metavar="N", type=int, default=128, help="side of the images in pixels")
     add_range(parser, "objects", 3, 6)
-    add("--all", action="store_true", help="take scenes with any number of objects")
+    add("--all", action="store_true", help="use scenes with any number of objects")
     return parser
 
 

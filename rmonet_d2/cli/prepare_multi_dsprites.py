@@ -1,6 +1,7 @@
-"""Generate Multi-dSprites (Sec. 4), or convert the published file; see datasets/README.md.
+"""Generate Multi-dSprites scenes (Sec. 4), or convert the published file.
 
-A run that was interrupted goes on where it stopped when the same command is given again.
+See datasets/README.md for the format. An interrupted run continues where it stopped when the same
+command is given again.
 """
 
 import argparse
@@ -19,16 +20,16 @@ from rmonet_d2.datasets.generate.multi_dsprites import (
 )
 
 EXAMPLE = """\
-    python datasets/prepare_multi_dsprites.py
-    python datasets/prepare_multi_dsprites.py --num-train 6000 --num-test 320
+    rmonet prepare-multi-dsprites
+    rmonet prepare-multi-dsprites --num-train 6000 --num-test 320
 """
 DEFAULTS = SceneSettings()
-# Options that only concern scenes that are drawn.
+# Options that apply only to generated scenes.
 _DRAWN_ONLY = ("seed", "min_visible", "hard_edges", "rgb_share")
 
 
 def make_chunk(settings: SceneSettings, split: str, start: int, stop: int) -> tuple:
-    """Scenes start..stop - 1 of a split: images, COCO images, COCO annotations."""
+    """Make scenes start..stop - 1 of a split; return images, COCO images and annotations."""
     indices = np.arange(start, stop)
     scenes = make_scenes(settings, split, indices)
     return scenes.images, *coco_records(scenes, indices, settings.max_sprites)
@@ -42,18 +43,31 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--tfrecords",
         metavar="FILE",
         type=Path,
-        help="convert multi_dsprites_colored_on_grayscale.tfrecords instead of drawing scenes",
+        help="convert multi_dsprites_colored_on_grayscale.tfrecords instead of generating scenes",
     )
-    add("--num-train", type=natural_int, default=60000, help="training scenes (paper: 60000)")
-    add("--num-test", type=natural_int, default=1600, help="test scenes (paper: 1600)")
-    add("--seed", type=int, default=DEFAULTS.seed, help="another seed gives other scenes")
-    add("--size", type=int, default=DEFAULTS.size, help="side of the images in pixels")
+    add(
+        "--num-train",
+        metavar="N",
+        type=natural_int,
+        default=60000,
+        help="training scenes, as in the paper",
+    )
+    add(
+        "--num-test",
+        metavar="N",
+        type=natural_int,
+        default=1600,
+        help="test scenes, as in the paper",
+    )
+    add("--seed", type=int, default=DEFAULTS.seed, help="random seed of the scenes")
+    add("--size", metavar="N", type=int, default=DEFAULTS.size, help="side of the images in pixels")
     add_range(parser, "sprites", DEFAULTS.min_sprites, DEFAULTS.max_sprites)
     add(
         "--min-visible",
+        metavar="N",
         type=int,
         default=DEFAULTS.min_visible,
-        help="pixels that are seen of each sprite, at least",
+        help="minimum number of visible pixels of each sprite",
     )
     add(
         "--hard-edges",

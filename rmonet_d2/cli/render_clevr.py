@@ -1,6 +1,7 @@
-"""Render CLEVR scenes with exact masks; needs Blender's module bpy, see datasets/README.md.
+"""Render CLEVR scenes with exact masks; needs Blender's Python module bpy.
 
-A run that was interrupted goes on where it stopped when the same command is given again.
+See datasets/README.md for the setup and the format. An interrupted run continues where it stopped
+when the same command is given again.
 """
 
 import argparse
@@ -11,38 +12,46 @@ from rmonet_d2.cli.options import natural_int, run_program
 from rmonet_d2.datasets.generate.clevr_scenes import SceneSettings
 
 EXAMPLE = """\
-    python datasets/render_clevr.py --num 2000 --num-test 320
+    rmonet render-clevr --num 2000 --num-test 320
 """
 MAX_DEFAULT_TEST = 320
 DEFAULTS = SceneSettings()
 
 
 def make_chunk(settings: SceneSettings, split: str, start: int, stop: int) -> tuple:
-    """Scenes start..stop - 1 of a split: images, COCO images, COCO annotations."""
+    """Make scenes start..stop - 1 of a split; return images, COCO images and annotations."""
     from rmonet_d2.datasets.generate.clevr_render import render_scenes
 
     return render_scenes(settings, split, range(start, stop))
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = DatasetParser(__doc__, EXAMPLE, "clevr", 10, prog)
     add = parser.add_argument
-    add("--num", type=natural_int, default=2000, help="training scenes")
+    add("--num", metavar="N", type=natural_int, default=2000, help="training scenes")
     add(
         "--num-test",
+        metavar="N",
         type=natural_int,
-        help=f"test scenes; without it: a twentieth of --num, at most {MAX_DEFAULT_TEST}",
+        help=f"test scenes (default: a twentieth of --num, at most {MAX_DEFAULT_TEST})",
     )
-    add("--seed", type=int, default=DEFAULTS.seed, help="another seed gives other scenes")
-    add("--size", type=int, default=DEFAULTS.size, help="side of the images in pixels")
-    add("--samples", type=int, default=DEFAULTS.samples, help="rays per pixel before denoising")
+    add("--seed", type=int, default=DEFAULTS.seed, help="random seed of the scenes")
+    add("--size", metavar="N", type=int, default=DEFAULTS.size, help="side of the images in pixels")
+    add(
+        "--samples",
+        metavar="N",
+        type=int,
+        default=DEFAULTS.samples,
+        help="rays per pixel before denoising",
+    )
     add_range(parser, "objects", DEFAULTS.min_objects, DEFAULTS.max_objects)
     add(
         "--min-visible",
+        metavar="N",
         type=int,
-        help="pixels that are seen of each object, at least; without it: CLEVR's 200 of 320x240, "
-        "scaled to --size",
+        help="minimum number of visible pixels of each object (default: CLEVR's 200 at 320x240, "
+        "scaled to --size)",
     )
     return parser
 

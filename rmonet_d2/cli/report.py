@@ -1,16 +1,19 @@
-"""Write OUTPUT_DIR/report.html: the results, pictures and curves of a run in one file."""
+"""Write an HTML report of a training run, with its results, pictures and curves in one file.
+
+The file is OUTPUT_DIR/report.html; all pictures are embedded in it.
+"""
 
 import argparse
 
 from rmonet_d2.cli.options import Parser, run_program
 
 EXAMPLE = """\
-    python tools/make_report.py --output-dir output/demo
+    rmonet report --output-dir output/demo
 """
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, prog=prog)
     parser.add_argument(
         "--output-dir", metavar="FOLDER", required=True, help="OUTPUT_DIR of a training run"
@@ -21,15 +24,15 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--untrained",
         metavar="PATH",
-        help="results of the untrained model: a JSON file, or a folder with eval_results.json; "
-        "without it: OUTPUT_DIR/untrained",
+        help="results of the untrained model: a JSON file, or a folder with eval_results.json "
+        "(default: OUTPUT_DIR/untrained)",
     )
     parser.add_argument(
         "--sheets",
         metavar="FILE",
         nargs="*",
         default=[],
-        help="PNG files to show; without it: OUTPUT_DIR/*.png",
+        help="PNG files to show (default: OUTPUT_DIR/*.png)",
     )
     return parser
 

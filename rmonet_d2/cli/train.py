@@ -1,55 +1,59 @@
-"""Train and evaluate scene decomposition models, with the flags of Detectron2's train_net.py.
+"""Train or evaluate a scene decomposition model, with the flags of Detectron2's train_net.py.
 
-OUTPUT_DIR gets config.yaml, metrics.json, log.txt, TensorBoard events, checkpoints, pictures in
-visualization/, and the evaluation's COCO results in inference/.
+Writes config.yaml, metrics.json, log.txt, TensorBoard events and checkpoints to OUTPUT_DIR,
+pictures of training scenes to OUTPUT_DIR/visualization, and results of the evaluation to
+OUTPUT_DIR/inference.
 """
 
 import argparse
 
 from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, run_program
 
-GO_ON = "the same command with --resume goes on where it stopped"
+GO_ON = "the same command with --resume continues where it stopped"
 EXAMPLE = """\
-    python tools/train_net.py --config-file configs/quick/rmonet_unet.yaml
-    python tools/train_net.py --config-file configs/quick/rmonet_unet.yaml --resume
-    python tools/train_net.py --config-file configs/clevr_rmonet_unet_cpu.yaml --eval-only \\
-        MODEL.WEIGHTS weights/clevr_rmonet_unet_cpu.pth DATASETS.TEST "('clevr_sample_test',)"
+    rmonet train --config-file configs/quick/rmonet_unet.yaml
+    rmonet train --config-file configs/quick/rmonet_unet.yaml --resume
+    rmonet train --config-file configs/clevr_rmonet_unet_cpu.yaml --eval-only \\
+        MODEL.WEIGHTS clevr_rmonet_unet_cpu DATASETS.TEST "('clevr_sample_test',)"
 """
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The flags of Detectron2's ``default_argument_parser``."""
+    """Build a parser with the flags of Detectron2's ``default_argument_parser``."""
     parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
     add_config_file(parser)
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint in OUTPUT_DIR; start if there is none",
+        help="continue from the last checkpoint in OUTPUT_DIR; start anew if there is none",
     )
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS on DATASETS.TEST"
+        "--eval-only",
+        action="store_true",
+        help="do not train, but evaluate MODEL.WEIGHTS on DATASETS.TEST",
     )
     parser.add_argument(
         "--num-gpus",
         type=int,
         default=1,
-        help="GPUs of this machine; on a machine without any, processes on the CPU",
+        help="number of GPUs per machine; without a GPU, number of processes on the CPU",
     )
-    parser.add_argument("--num-machines", type=int, default=1, help="machines of the run")
+    parser.add_argument("--num-machines", type=int, default=1, help="number of machines")
     parser.add_argument(
-        "--machine-rank", type=int, default=0, help="number of this machine, from 0"
+        "--machine-rank", type=int, default=0, help="index of this machine, counted from 0"
     )
     parser.add_argument(
         "--dist-url",
         default="auto",
-        help="where processes meet, tcp://HOST:PORT; auto: a free port of this machine",
+        help="address at which the processes meet, tcp://HOST:PORT; auto uses a free port of this "
+        "machine",
     )
     add_overrides(parser)
     return parser
 
 
 def train_or_evaluate(args: argparse.Namespace):
-    """What one process of the run does; returns the results of the evaluation."""
+    """Train or evaluate in one process of the run; return the evaluation's results."""
     from detectron2.utils import comm
 
     from rmonet_d2.checkpoint import SceneCheckpointer

@@ -1,4 +1,7 @@
-"""Write packed data sets as PNG files with COCO annotations; see datasets/README.md."""
+"""Unpack a data set into PNG files with COCO annotations.
+
+See datasets/README.md for the packed format.
+"""
 
 import argparse
 from pathlib import Path
@@ -6,17 +9,21 @@ from pathlib import Path
 from rmonet_d2.cli.options import Parser, run_program
 
 EXAMPLE = """\
-    python datasets/unpack_images.py datasets/multi_dsprites output/png --splits test
+    rmonet unpack-images datasets/multi_dsprites output/png --splits test
 """
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, prog=prog)
     parser.add_argument("source", type=Path, help="folder with SPLIT.json and SPLIT_images.npy")
-    parser.add_argument("target", type=Path, help="folder that gets SPLIT/*.png and SPLIT.json")
+    parser.add_argument("target", type=Path, help="folder for SPLIT/*.png and SPLIT.json")
     parser.add_argument(
-        "--splits", metavar="SPLIT", nargs="+", default=["train", "test"], help="what to unpack"
+        "--splits",
+        metavar="SPLIT",
+        nargs="+",
+        default=["train", "test"],
+        help="splits to unpack (default: train test)",
     )
     return parser
 
