@@ -1,6 +1,6 @@
-"""Draw what a model finds in scenes of a data set, as one picture sheet.
+"""Draw a picture sheet of what a model finds in scenes of a data set.
 
-Each row has the scene, its boxes and masks, the reconstruction and every component.
+Each row shows a scene with its boxes, its segmentation, its reconstruction, and every component.
 """
 
 import argparse
@@ -10,9 +10,9 @@ from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, positi
 from rmonet_d2.utils.run_log import PER_IMAGE_FILE
 
 EXAMPLE = """\
-    python tools/visualize_results.py --config-file configs/clevr_rmonet_unet_cpu.yaml \\
+    rmonet visualize --config-file configs/clevr_rmonet_unet_cpu.yaml \\
         --dataset clevr_sample_test --num 6 --output scenes.png \\
-        MODEL.WEIGHTS weights/clevr_rmonet_unet_cpu.pth
+        MODEL.WEIGHTS clevr_rmonet_unet_cpu
 """
 
 
@@ -21,28 +21,33 @@ def _indices(text: str) -> list[int]:
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
-    """The program's options."""
+    """Build the parser of the program's options."""
     parser = Parser(__doc__, EXAMPLE, prog=prog)
     add_config_file(parser, required=True)
     parser.add_argument("--num", type=positive_int, default=6, help="number of scenes")
-    parser.add_argument(
-        "--output", metavar="FILE", default="scenes.png", help="the PNG file to write"
-    )
+    parser.add_argument("--output", metavar="FILE", default="scenes.png", help="PNG file to write")
     parser.add_argument(
         "--dataset",
         metavar="NAME",
         default="",
-        help="a registered data set; without it: the first of DATASETS.TEST, or of DATASETS.TRAIN",
+        help="registered data set (default: the first one in DATASETS.TEST, or in DATASETS.TRAIN "
+        "if that is empty)",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
-        "--indices", type=_indices, help="scenes of the data set by number, such as 3,14,15"
+        "--indices",
+        metavar="N,N,...",
+        type=_indices,
+        help="draw these scenes, counted from 0, such as 3,14,15 (default: the first --num scenes)",
     )
-    which.add_argument("--worst", action="store_true", help="the scenes with the lowest ARI")
+    which.add_argument(
+        "--worst", action="store_true", help="draw the --num scenes with the lowest ARI"
+    )
     parser.add_argument(
         "--per-image",
         metavar="FILE",
-        help=f"figures of an evaluation; without it: OUTPUT_DIR/inference/{PER_IMAGE_FILE}",
+        help="for --worst: the ARI of each image, from an evaluation (default: "
+        f"OUTPUT_DIR/inference/{PER_IMAGE_FILE})",
     )
     add_overrides(parser)
     return parser
@@ -72,7 +77,12 @@ def run(args: argparse.Namespace) -> None:
         aris = worst_scenes(file_name, args.num)
     dataset = args.dataset or dataset_to_draw(cfg)
     check_datasets([dataset])
-    records = select_records(unlabelled_dicts(dataset), args.num, args.indices, aris)
+    records = select_records(
+        unlabelled_dicts(dataset, outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT),
+        args.num,
+        args.indices,
+        aris,
+    )
     scenes = decompose(cfg, load_model(cfg, cfg.MODEL.WEIGHTS), records)
     if aris is not None:
         for scene, (image_id, ari) in zip(scenes, aris.items(), strict=True):

@@ -12,7 +12,13 @@ from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from rmonet_d2.data.coco import load_coco_images, load_packed_images, load_packed_instances
+from rmonet_d2.data.coco import (
+    judged_coco,
+    load_coco_images,
+    load_coco_instances,
+    load_packed_images,
+    load_packed_instances,
+)
 from rmonet_d2.data.folder import (
     EmptyDatasetError,
     describe_unreadable,
@@ -114,7 +120,7 @@ def require_dataset(name: str) -> None:
     _set_source(name)
 
 
-def _images_of(name: str) -> list[dict[str, Any]]:
+def _images_of(name: str, outside: bool) -> list[dict[str, Any]]:
     """Return the records of a data set; annotations in a COCO file are not parsed."""
     if is_folder(name):
         register_folder(name)
@@ -122,11 +128,44 @@ def _images_of(name: str) -> list[dict[str, Any]]:
     if metadata is not None and hasattr(metadata, "images_file"):
         require_dataset(name)
         return load_packed_images(metadata.json_file, metadata.images_file)
-    is_coco = getattr(metadata, "evaluator_type", "") == "coco"
-    if metadata is not None and is_coco and hasattr(metadata, "json_file"):
+    if metadata is not None and _is_coco(metadata):
         require_dataset(name)
-        return load_coco_images(metadata.json_file, metadata.image_root)
+        return load_coco_images(metadata.json_file, metadata.image_root, outside)
     return DatasetCatalog.get(name)
+
+
+def _is_coco(metadata: Any) -> bool:
+    """Whether a data set is a COCO file with image files, as Detectron2 registers them."""
+    is_coco = getattr(metadata, "evaluator_type", "") == "coco"
+    return is_coco and hasattr(metadata, "json_file") and hasattr(metadata, "image_root")
+
+
+def annotated_dicts(name: str) -> list[dict[str, Any]]:
+    """Return the records of a data set with its annotations, for evaluation.
+
+    Those of COCO files are judged entry by entry, which Detectron2's own loader does not do.
+
+    Raises:
+        MissingFileError: the data set is missing.
+        MalformedAnnotationsError: an entry is refused; the message names the file and the entry.
+    """
+    require_dataset(name)
+    metadata = MetadataCatalog.get(name)
+    if _is_coco(metadata):
+        # No image is read here.
+        return load_coco_instances(metadata.json_file, metadata.image_root, outside=True)
+    return DatasetCatalog.get(name)
+
+
+def check_annotation_file(name: str) -> None:
+    """Judge the annotations of a data set, if it has a COCO file.
+
+    Raises:
+        MalformedAnnotationsError: an entry is refused; the message names the file and the entry.
+    """
+    json_file = getattr(MetadataCatalog.get(name), "json_file", None)
+    if json_file is not None and os.path.isfile(json_file):
+        judged_coco(json_file)
 
 
 def _without_unreadable(
@@ -147,7 +186,10 @@ def _without_unreadable(
 
 
 def unlabelled_dicts(
-    names: str | list[str] | tuple[str, ...], on_unreadable: str = "error", quiet: bool = False
+    names: str | list[str] | tuple[str, ...],
+    on_unreadable: str = "error",
+    quiet: bool = False,
+    outside: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the records of data sets without any ground truth, for training.
 
@@ -156,6 +198,9 @@ def unlabelled_dicts(
         on_unreadable: what to do with files of a folder that are not images (INPUT.UNREADABLE):
             "error", or "skip" to list them and leave them out.
         quiet: do not list the files that are skipped.
+
+        outside: INPUT.OUTSIDE_IMAGE_ROOT: accept file names of a COCO file that lead out of its
+            image root.
 
     Returns:
         Dicts that have only ``file_name``, ``image_id`` and, except for folders, ``height`` and
@@ -169,7 +214,7 @@ def unlabelled_dicts(
     """
     records: list[dict[str, Any]] = []
     for name in [names] if isinstance(names, str) else names:
-        found = _images_of(name)
+        found = _images_of(name, outside)
         if is_folder(name):
             found = _without_unreadable(name, found, on_unreadable, quiet)
         if not found:

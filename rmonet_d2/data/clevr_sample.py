@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
-from rmonet_d2.data.coco import read_coco_json
+from rmonet_d2.data.coco import load_coco_instances
 from rmonet_d2.utils.errors import MissingFileError
 
 CLEVR_SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "datasets" / "clevr_sample"
@@ -24,9 +23,7 @@ def _load(name: str, json_file: Path, image_root: Path) -> list[dict[str, Any]]:
             "datasets/clevr_sample of the repository, or render scenes with "
             "`python datasets/render_clevr.py`"
         )
-    # Report malformed files more clearly than Detectron2's reader does.
-    read_coco_json(json_file)
-    return load_coco_json(str(json_file), str(image_root), name, ["attributes"])
+    return load_coco_instances(json_file, str(image_root))
 
 
 def register_clevr_sample(folder: str | os.PathLike | None = None) -> None:

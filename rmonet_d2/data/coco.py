@@ -1,4 +1,4 @@
-"""Loads COCO instance files of packed images as Detectron2 records, and checks every entry.
+"""Loads COCO instance files as Detectron2 records, and checks every entry.
 
 Detectron2's ``load_coco_json`` can read these files, too. This loader is faster, and reports a
 malformed entry as one error that names the file and the entry.
@@ -8,15 +8,16 @@ import contextlib
 import gc
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from detectron2.structures import BoxMode
 
+from rmonet_d2.data.coco_check import check_annotations, check_id, check_one_kind, check_size
 from rmonet_d2.datasets.packed import PREFIX, open_packed
 from rmonet_d2.utils.errors import UserError
 
-_OPTIONAL = ("iscrowd", "attributes")
+_OPTIONAL = ("segmentation", "attributes")
 # Exceptions that reading a malformed entry may raise.
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
@@ -39,7 +40,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _read_text(json_file: str | os.PathLike) -> str:
     try:
-        with open(json_file, encoding="utf-8") as stream:
+        # Some editors begin a file with a byte-order mark.
+        with open(json_file, encoding="utf-8-sig") as stream:
             return stream.read()
     except UnicodeDecodeError as error:
         raise MalformedAnnotationsError(f"{json_file}: not UTF-8 text ({error.reason})") from None
@@ -52,6 +54,9 @@ def _parse(json_file: str | os.PathLike, text: str) -> dict[str, Any]:
         raise MalformedAnnotationsError(
             f"{json_file}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
         ) from None
+    except (ValueError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise MalformedAnnotationsError(f"{json_file}: not usable JSON: {problem}") from None
     if not isinstance(data, dict):
         raise MalformedAnnotationsError(f"{json_file}: the top level is not an object")
     for key in ("images", "annotations", "categories"):
@@ -92,8 +97,8 @@ def _read_images_only(json_file: str | os.PathLike) -> list[Any]:
 
 
 def _image_record(image: Any, images_file: str, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return the record of a COCO image; KeyError, TypeError or ValueError if it is malformed."""
-    height, width = image["height"], image["width"]
+    """Return the record of a packed image; raises one of _MALFORMED if it is malformed."""
+    height, width = check_size(image["height"], image["width"])
     if (height, width) != tuple(shape[1:3]):
         raise ValueError(f"it is {height}x{width}, but {images_file} holds {shape[1]}x{shape[2]}")
     name = image["file_name"]
@@ -102,31 +107,38 @@ def _image_record(image: Any, images_file: str, shape: tuple[int, ...]) -> dict[
         raise ValueError(f"no image {name!r} among the {shape[0]} of {images_file}")
     return {
         "file_name": f"{PREFIX}{images_file}/{name}",
-        "image_id": image["id"],
+        "image_id": check_id(image["id"], "its id"),
         "height": height,
         "width": width,
     }
 
 
-def _annotation(entry: Any, record: dict[str, Any], classes: dict[int, int]) -> dict[str, Any]:
-    """Return a Detectron2 annotation; KeyError, TypeError or ValueError if it is malformed."""
-    box, segmentation, category = entry["bbox"], entry["segmentation"], entry["category_id"]
-    if len(box) != 4:
-        raise ValueError(f'"bbox" has {len(box)} numbers instead of 4')
-    if category not in classes:
-        raise ValueError(f"category_id {category} is not in categories")
-    if isinstance(segmentation, dict):
-        size = segmentation["size"]
-        if size[0] != record["height"] or size[1] != record["width"]:
-            raise ValueError(
-                f"its mask is {size[0]}x{size[1]}, its image {record['height']}x{record['width']}"
-            )
-        segmentation["counts"]  # noqa: B018  a missing key is reported by the caller
+def _file_record(image: Any, image_root: str, outside: bool) -> dict[str, Any]:
+    """Return the record of an image file; raises one of _MALFORMED if it is malformed."""
+    height, width = check_size(image["height"], image["width"])
+    name = image["file_name"]
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise ValueError(f"its file_name is {name!r}")
+    if not outside and (os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == ".."):
+        raise ValueError(
+            f"its file {name} is outside the image root {image_root}. If you trust the file of "
+            "annotations, allow it: INPUT.OUTSIDE_IMAGE_ROOT True"
+        )
+    return {
+        "file_name": os.path.join(image_root, name),
+        "image_id": check_id(image["id"], "its id"),
+        "height": height,
+        "width": width,
+    }
+
+
+def _annotation(entry: dict[str, Any], classes: dict[Any, int]) -> dict[str, Any]:
+    """Return the Detectron2 annotation of a judged entry."""
     result = {
-        "bbox": box,
+        "bbox": entry["bbox"],
         "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": classes[category],
-        "segmentation": segmentation,
+        "category_id": classes[entry["category_id"]],
+        "iscrowd": entry["iscrowd"],
     }
     for key in _OPTIONAL:
         if key in entry:
@@ -141,47 +153,131 @@ def _malformed(
     return MalformedAnnotationsError(f"{json_file}: {place}: {problem}")
 
 
-def _image_records(
-    json_file: str | os.PathLike, images_file: str, images: list[Any]
-) -> dict[Any, dict[str, Any]]:
-    """Return {image id: record without annotations}."""
-    shape = open_packed(images_file).shape
-    records: dict[Any, dict[str, Any]] = {}
+def _records_by_id(
+    json_file: str | os.PathLike, images: list[Any], make: Callable[[Any], dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    """Return {image id: record without annotations}; each id and each file occurs once."""
+    records: dict[int | str, dict[str, Any]] = {}
+    places: dict[str, int] = {}
     for position, image in enumerate(images):
         try:
-            record = _image_record(image, images_file, shape)
+            record = make(image)
             if record["image_id"] in records:
                 raise ValueError(f"image id {record['image_id']} appears twice")
+            file = os.path.normpath(record["file_name"])
+            if file in places:
+                raise ValueError(f"its file is that of images[{places[file]}] too: list it once")
         except _MALFORMED as error:
             raise _malformed(json_file, f"images[{position}]", error) from None
+        places[file] = position
         records[record["image_id"]] = record
+    try:
+        check_one_kind(list(records), "image")
+    except ValueError as error:
+        raise _malformed(json_file, "images", error) from None
     return records
 
 
-def load_coco_images(json_file: str | os.PathLike, image_root: str) -> list[dict[str, Any]]:
+def _packed_records(
+    json_file: str | os.PathLike, images_file: str, images: list[Any]
+) -> dict[int | str, dict[str, Any]]:
+    shape = open_packed(images_file).shape
+    return _records_by_id(json_file, images, lambda image: _image_record(image, images_file, shape))
+
+
+def _category_ids(json_file: str | os.PathLike, categories: list[Any]) -> list[int | str]:
+    ids: list[int | str] = []
+    for position, category in enumerate(categories):
+        try:
+            number = check_id(category["id"], "its id")
+            if number in ids:
+                raise ValueError(f"category id {number} appears twice")
+            ids.append(number)
+            check_one_kind(ids, "category")
+        except _MALFORMED as error:
+            raise _malformed(json_file, f"categories[{position}]", error) from None
+    return ids
+
+
+def _add_annotations(
+    json_file: str | os.PathLike, data: dict[str, Any], records: dict[int | str, dict[str, Any]]
+) -> None:
+    """Give each record its ``annotations``, in the order of the file."""
+    classes = {c: n for n, c in enumerate(_category_ids(json_file, data["categories"]))}
+    sizes = {key: (r["height"], r["width"]) for key, r in records.items()}
+    entries = check_annotations(data["annotations"], sizes, set(classes), _refuser(json_file))
+    for record in records.values():
+        record["annotations"] = []
+    for entry in entries:
+        records[entry["image_id"]]["annotations"].append(_annotation(entry, classes))
+
+
+def _refuser(json_file: str | os.PathLike) -> Callable[[str, int, str], Exception]:
+    return lambda name, position, problem: MalformedAnnotationsError(
+        f"{json_file}: {name}[{position}]: {problem}"
+    )
+
+
+def judged_coco(json_file: str | os.PathLike) -> dict[str, Any]:
+    """Read a COCO instance file and judge every entry; see :mod:`rmonet_d2.data.coco_check`.
+
+    Returns:
+        Its dict with the defaults filled in; annotation ids are numbered from 1, and objects
+        without a mask have no "segmentation".
+
+    Raises:
+        FileNotFoundError, MalformedAnnotationsError: as ``read_coco_json``, or an entry is refused.
+    """
+    with _no_garbage_collection():
+        data = read_coco_json(json_file)
+        records = _records_by_id(
+            json_file, data["images"], lambda image: _file_record(image, "", True)
+        )
+        categories = set(_category_ids(json_file, data["categories"]))
+        sizes = {key: (r["height"], r["width"]) for key, r in records.items()}
+        entries = check_annotations(data["annotations"], sizes, categories, _refuser(json_file))
+    return {**data, "annotations": entries}
+
+
+def load_coco_images(
+    json_file: str | os.PathLike, image_root: str, outside: bool = False
+) -> list[dict[str, Any]]:
     """Load the records of a COCO data set of image files, without any ground truth.
+
+    Args:
+        json_file: COCO instance annotations.
+        image_root: the folder that file names are relative to.
+        outside: accept absolute names, and others that lead out of ``image_root``.
 
     Returns:
         Dicts with ``file_name`` (under ``image_root``), ``image_id``, ``height`` and ``width``,
         sorted by image id, as in Detectron2's ``load_coco_json``.
 
     Raises:
-        FileNotFoundError, MalformedAnnotationsError: as ``read_coco_json``.
+        FileNotFoundError, MalformedAnnotationsError: as ``read_coco_json``, or an entry is refused.
     """
-    records = []
-    for position, image in enumerate(_read_images_only(json_file)):
-        try:
-            records.append(
-                {
-                    "file_name": os.path.join(image_root, image["file_name"]),
-                    "image_id": image["id"],
-                    "height": image["height"],
-                    "width": image["width"],
-                }
-            )
-        except _MALFORMED as error:
-            raise _malformed(json_file, f"images[{position}]", error) from None
-    return sorted(records, key=lambda record: record["image_id"])
+    images = _read_images_only(json_file)
+    records = _records_by_id(
+        json_file, images, lambda image: _file_record(image, image_root, outside)
+    )
+    return sorted(records.values(), key=lambda record: record["image_id"])
+
+
+def load_coco_instances(
+    json_file: str | os.PathLike, image_root: str, outside: bool = False
+) -> list[dict[str, Any]]:
+    """Load a COCO data set of image files with its annotations, every entry judged.
+
+    Args, Returns and Raises: as ``load_coco_images``, and ``annotations`` as
+    ``load_packed_instances``.
+    """
+    with _no_garbage_collection():
+        data = read_coco_json(json_file)
+        records = _records_by_id(
+            json_file, data["images"], lambda image: _file_record(image, image_root, outside)
+        )
+        _add_annotations(json_file, data, records)
+    return sorted(records.values(), key=lambda record: record["image_id"])
 
 
 def load_packed_images(
@@ -192,7 +288,7 @@ def load_packed_images(
     Args, Returns and Raises: as ``load_packed_instances``, but without ``annotations``.
     """
     images = _read_images_only(json_file)
-    return list(_image_records(json_file, os.path.abspath(images_file), images).values())
+    return list(_packed_records(json_file, os.path.abspath(images_file), images).values())
 
 
 def load_packed_instances(
@@ -206,8 +302,8 @@ def load_packed_instances(
 
     Returns:
         Detectron2's standard dicts: ``file_name`` (``packed://...``), ``image_id``, ``height``,
-        ``width``, and ``annotations`` with ``bbox`` (XYWH), ``segmentation`` (RLE), ``category_id``
-        (from 0 on), and ``iscrowd`` and ``attributes`` where present.
+        ``width``, and ``annotations`` with ``bbox`` (XYWH), ``category_id`` (from 0 on),
+        ``iscrowd``, and ``segmentation`` and ``attributes`` where present.
 
     Raises:
         FileNotFoundError: ``json_file`` does not exist.
@@ -216,19 +312,6 @@ def load_packed_instances(
     """
     with _no_garbage_collection():
         data = read_coco_json(json_file)
-        records = _image_records(json_file, os.path.abspath(images_file), data["images"])
-        for record in records.values():
-            record["annotations"] = []
-        try:
-            classes = {c["id"]: n for n, c in enumerate(data["categories"])}
-        except _MALFORMED as error:
-            raise _malformed(json_file, "categories", error) from None
-        for position, entry in enumerate(data["annotations"]):
-            try:
-                if entry["image_id"] not in records:
-                    raise ValueError(f"image_id {entry['image_id']} is not among the images")
-                record = records[entry["image_id"]]
-                record["annotations"].append(_annotation(entry, record, classes))
-            except _MALFORMED as error:
-                raise _malformed(json_file, f"annotations[{position}]", error) from None
+        records = _packed_records(json_file, os.path.abspath(images_file), data["images"])
+        _add_annotations(json_file, data, records)
     return list(records.values())

@@ -135,7 +135,10 @@ def build_train_loader(
     """
     mapper = UnlabelledMapper(cfg, True) if mapper is None else mapper
     records = DatasetFromList(
-        unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE), copy=False
+        unlabelled_dicts(
+            cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE, outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT
+        ),
+        copy=False,
     )
     total, world_size = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     parts = cfg.SOLVER.ACCUMULATE_PARTS
@@ -177,7 +180,7 @@ def build_test_loader(
         batch_size: images per batch in this process.
     """
     mapper = UnlabelledMapper(cfg, False) if mapper is None else mapper
-    records = unlabelled_dicts(name)
+    records = unlabelled_dicts(name, outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT)
     if cfg.TEST.MAX_IMAGES > 0:
         records = records[: cfg.TEST.MAX_IMAGES]
     return DataLoader(

@@ -18,7 +18,7 @@ from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
 from rmonet_d2.checkpoint import SceneCheckpointer
-from rmonet_d2.data.catalog import unlabelled_dicts
+from rmonet_d2.data.catalog import check_annotation_file, unlabelled_dicts
 from rmonet_d2.data.loader import build_test_loader, build_train_loader
 from rmonet_d2.data.mapper import UnlabelledMapper
 from rmonet_d2.engine.config import (
@@ -47,16 +47,25 @@ def setup(args) -> CfgNode:
     Raises:
         ConfigError: the config is invalid.
         MissingFileError: a data set is missing.
+        MalformedAnnotationsError: the annotations of a test set cannot be used.
+        OutputError: the output folder cannot be written.
     """
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     check_config(cfg)
     check_test_sets(cfg.DATASETS.TEST)
     check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
+    for name in cfg.DATASETS.TEST:
+        check_annotation_file(name)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
     if not args.eval_only:
-        records = unlabelled_dicts(cfg.DATASETS.TRAIN, cfg.INPUT.UNREADABLE, quiet=True)
+        records = unlabelled_dicts(
+            cfg.DATASETS.TRAIN,
+            cfg.INPUT.UNREADABLE,
+            quiet=True,
+            outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT,
+        )
         epochs_to_iterations(cfg, len(records))
     cfg.freeze()
     with describing_faults(cfg.OUTPUT_DIR):

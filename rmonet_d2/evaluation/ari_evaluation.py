@@ -9,7 +9,6 @@ import os
 import numpy as np
 import torch
 import torch.nn.functional as F
-from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.structures.boxes import matched_pairwise_iou
@@ -18,6 +17,8 @@ from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 from pycocotools import mask as mask_utils
 
+from rmonet_d2.data.catalog import annotated_dicts
+from rmonet_d2.data.coco_check import as_rle
 from rmonet_d2.evaluation.error_analysis import COUNTS, count_errors, error_shares
 from rmonet_d2.evaluation.metrics import (
     adjusted_rand_index,
@@ -45,13 +46,7 @@ def decode_segmentation(segmentation: dict | list, size: tuple[int, int]) -> np.
         segmentation: polygons, or RLE with counts as list, str or bytes.
         size: (H, W) of the image.
     """
-    if isinstance(segmentation, list):
-        rle = mask_utils.merge(mask_utils.frPyObjects(segmentation, *size))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_utils.frPyObjects(segmentation, *size)
-    else:
-        rle = segmentation
-    return mask_utils.decode(rle).astype(bool)
+    return mask_utils.decode(as_rle(segmentation, size)).astype(bool)
 
 
 class GroundTruth:
@@ -61,17 +56,18 @@ class GroundTruth:
         self.dataset_name = dataset_name
         self._records: dict | None = None
 
-    def masks(self, image_id: int | str) -> np.ndarray:
+    def masks(self, image_id: int | str) -> np.ndarray | None:
         """Return the masks of an image: (N, H, W) bool in the order of its annotations.
 
-        Crowd regions are left out.
+        Crowd regions and objects without a mask are left out. None means that no object of the
+        image has a mask, although there are objects.
 
         Raises:
             KeyError: the data set has no such image.
-            ValueError: the image has no annotations, or an annotation has no mask.
+            ValueError: the image has no annotations.
         """
         if self._records is None:
-            self._records = {r["image_id"]: r for r in DatasetCatalog.get(self.dataset_name)}
+            self._records = {r["image_id"]: r for r in annotated_dicts(self.dataset_name)}
         if image_id not in self._records:
             raise KeyError(f'image_id {image_id!r} is not in the data set "{self.dataset_name}"')
         record = self._records[image_id]
@@ -82,12 +78,10 @@ class GroundTruth:
             )
         size = (record["height"], record["width"])
         objects = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-        if any("segmentation" not in a for a in objects):
-            raise ValueError(
-                f'image_id {image_id!r} of "{self.dataset_name}" has an annotation without '
-                '"segmentation": ARI needs masks; boxes are not enough.'
-            )
-        masks = [decode_segmentation(a["segmentation"], size) for a in objects]
+        masked = [a for a in objects if "segmentation" in a]
+        if objects and not masked:
+            return None
+        masks = [decode_segmentation(a["segmentation"], size) for a in masked]
         return np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
 
 
@@ -130,6 +124,7 @@ class ARIEvaluator(DatasetEvaluator):
 
     def reset(self) -> None:
         self._figures: list[dict] = []
+        self._without_masks = 0
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Evaluate the outputs for a batch of images.
@@ -149,10 +144,13 @@ class ARIEvaluator(DatasetEvaluator):
                     f'{sorted(output)}: return "masks" (K, H, W) from the model in eval mode, or '
                     "leave this evaluator out."
                 )
-            self._figures.append(self._evaluate_image(item, output))
+            true_masks = self._ground_truth.masks(item["image_id"])
+            if true_masks is None:
+                self._without_masks += 1
+            else:
+                self._figures.append(self._evaluate_image(item, output, true_masks))
 
-    def _evaluate_image(self, item: dict, output: dict) -> dict:
-        true_masks = self._ground_truth.masks(item["image_id"])
+    def _evaluate_image(self, item: dict, output: dict, true_masks: np.ndarray) -> dict:
         true = paint_labels(true_masks, true_masks.shape[1:])
         pred = winning_components(output["masks"], true.shape)
         visible = true[None] == np.arange(1, len(true_masks) + 1)[:, None, None]
@@ -177,6 +175,11 @@ class ARIEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return {}
             figures = list(itertools.chain(*gathered))
+        if self._without_masks:
+            self._logger.warning(
+                f'{self._without_masks} images of "{self._dataset_name}" have boxes and no masks: '
+                "they are left out here."
+            )
         if not figures:
             self._logger.warning(f'no image of "{self._dataset_name}" was evaluated.')
         results = {name: _mean([f[key] for f in figures]) for name, key in _FIGURES.items()}

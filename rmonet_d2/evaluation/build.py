@@ -13,6 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from rmonet_d2.evaluation.ari_evaluation import ARIEvaluator
+from rmonet_d2.evaluation.true_objects import judged_copy, only_with_masks
 
 # Name in the results -> field of the instances.
 BOX_FIELDS = {"bbox_proposal": "proposal_boxes", "bbox_mask": "mask_boxes"}
@@ -47,14 +48,15 @@ class ObjectCOCOEvaluator(COCOEvaluator):
             distributed, output_dir, tasks: as in ``COCOEvaluator``.
             **kwargs: other options of ``COCOEvaluator``.
         """
-        super().__init__(
-            dataset_name,
-            tasks=tasks,
-            distributed=distributed,
-            output_dir=output_dir,
-            use_fast_impl=False,
-            **kwargs,
-        )
+        with judged_copy(dataset_name) as name:
+            super().__init__(
+                name,
+                tasks=tasks,
+                distributed=distributed,
+                output_dir=output_dir,
+                use_fast_impl=False,
+                **kwargs,
+            )
         self._evaluated_ids: list[int] = []
         self._merge_categories()
 
@@ -94,7 +96,19 @@ class ObjectCOCOEvaluator(COCOEvaluator):
                 }
 
     def _eval_predictions(self, predictions: list[dict], img_ids=None) -> None:
-        super()._eval_predictions(predictions, img_ids)
+        tasks, everything = self._tasks, self._coco_api
+        with_masks = only_with_masks(everything)
+        if with_masks is everything:
+            super()._eval_predictions(predictions, img_ids)
+        else:
+            if with_masks.anns and "segm" in tasks:
+                self._tasks, self._coco_api = ("segm",), with_masks
+                # The base class changes the entries' categories in place.
+                super()._eval_predictions(_copied(predictions), img_ids)
+            self._tasks = tuple(task for task in tasks if task != "segm")
+            self._coco_api = everything
+            super()._eval_predictions(predictions, img_ids)
+            self._tasks, self._coco_api = tasks, everything
         if not self._do_evaluation:
             return
         entries = list(itertools.chain(*(p["instances"] for p in predictions)))
@@ -134,6 +148,13 @@ class ObjectCOCOEvaluator(COCOEvaluator):
         coco_eval.accumulate()
         coco_eval.summarize()
         return coco_eval
+
+
+def _copied(predictions: list[dict]) -> list[dict]:
+    return [
+        {**entry, "instances": [dict(found) for found in entry["instances"]]}
+        for entry in predictions
+    ]
 
 
 def build_evaluator(

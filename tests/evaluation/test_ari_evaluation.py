@@ -91,19 +91,38 @@ def test_an_unknown_image_is_named(dataset):
         GroundTruth(dataset).masks(99)
 
 
-@pytest.mark.parametrize(
-    ("annotations", "message"),
-    [({}, "no annotations"), ({"annotations": [{"bbox": [0, 0, 1, 1]}]}, "boxes are not enough")],
-)
-def test_ground_truth_without_masks_is_a_clear_error(annotations, message):
-    name = f"bare_{len(annotations)}"
-    record = {"image_id": 1, "height": 4, "width": 4, **annotations}
-    DatasetCatalog.register(name, lambda: [record])
-    try:
-        with pytest.raises(ValueError, match=message):
-            GroundTruth(name).masks(1)
-    finally:
+@pytest.fixture
+def bare():
+    """bare(annotations) registers a data set of one image of 4x4 pixels."""
+    names = []
+
+    def register(**annotations):
+        names.append(f"bare_{len(names)}")
+        record = {"image_id": 1, "height": 4, "width": 4, **annotations}
+        DatasetCatalog.register(names[-1], lambda: [record])
+        return names[-1]
+
+    yield register
+    for name in names:
         DatasetCatalog.remove(name)
+
+
+def test_ground_truth_without_annotations_is_a_clear_error(bare):
+    with pytest.raises(ValueError, match="no annotations"):
+        GroundTruth(bare()).masks(1)
+
+
+def test_ari_is_over_what_has_masks(bare):
+    box = {"bbox": [0, 0, 1, 1]}
+    mask = {**box, "segmentation": {"size": [4, 4], "counts": [0, 8, 8]}}
+    assert GroundTruth(bare(annotations=[box])).masks(1) is None
+    assert GroundTruth(bare(annotations=[])).masks(1).shape == (0, 4, 4)
+    (only,) = GroundTruth(bare(annotations=[box, mask])).masks(1)
+    assert only.sum() == 8
+    evaluator = ARIEvaluator(bare(annotations=[box]), distributed=False)
+    image, masks = torch.zeros(3, 4, 4), torch.ones(2, 4, 4)
+    evaluator.process([{"image_id": 1, "image": image}], [{"masks": masks}])
+    assert evaluator.evaluate()["decomposition"]["num_images"] == 0
 
 
 def test_overlap_and_crowd_rules():
