@@ -3,7 +3,6 @@ import time
 import torch
 
 from rmonet_d2.benchmark.timing import Stopwatch, side_by_side
-from rmonet_d2.utils.tables import table
 
 
 def test_side_by_side_takes_turns_and_counts():
@@ -33,10 +32,3 @@ def test_stopwatch_wraps_a_method_and_keeps_its_result():
     assert [adder.add(1), adder.add(1, b=4)] == [2, 5]
     assert len(watch.seconds["adding"]) == 2
     assert watch.medians()["adding"] >= 0.002
-
-
-def test_table_lines_up():
-    text = table(["name", "value"], [["a", 1.23456], ["long name", 12345.6], ["n", 3]])
-    lines = text.splitlines()
-    assert len({len(line) for line in lines}) == 1
-    assert "1.23" in lines[2] and "12346" in lines[3] and "| 3 " in lines[4]

@@ -142,6 +142,25 @@ def test_two_runs_do_not_work_in_one_folder(tmp_path):
         pass
     with exclusive(tmp_path / "a"):
         pass
+    assert os.listdir(tmp_path / "a") == []
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    from rmonet_d2.datasets.build.job import JobError, exclusive
+
+    code = (
+        "import pathlib, sys, time; from rmonet_d2.datasets.build.job import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(JobError, match="another run is working here"), exclusive(tmp_path):
+            pass
+        process.kill()
+    with exclusive(tmp_path):
+        pass
 
 
 def test_the_program_needs_neither_torch_nor_detectron2(program):

@@ -14,7 +14,6 @@ progress. Neither torch nor Detectron2 is needed here.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from rmonet_d2.datasets.packed import PackedImageError, PackedWriter, open_packed
@@ -118,20 +118,30 @@ def _differences(found: dict[str, Any] | None, wanted: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other runs out of it.
+    """Create a folder and keep other runs out of it while the block runs.
+
+    The operating system holds the lock for this process, so a killed run leaves none behind.
 
     Raises:
-        JobError: another run is working there.
+        JobError: another run is working in the folder, or nothing can be written there.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    path = folder / ".lock"
+    lock = FileLock(path)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        lock.acquire(timeout=0)
+    except Timeout:
         raise JobError(f"{folder}: another run is working here; wait for it to end") from None
+    except PermissionError as error:
+        raise JobError(f"{folder}: cannot write here ({error.strerror})") from None
+    try:
+        yield
     finally:
-        os.close(handle)
+        # Deleted while it is held: once released, it could already be another run's. Windows
+        # does not delete open files, and the file stays.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        lock.release()
 
 
 def _discard(job: PackedJob) -> None:
