@@ -97,7 +97,16 @@ setup(
         "opencv": ["opencv-python>=4.8"],
         "headless": ["opencv-python-headless>=4.8"],
         "render": ["bpy>=5.0,<5.1"],  # tested: 5.0.1; other versions give slightly other pictures
-        "test": ["pytest>=7.4", "pytest-xdist>=3.5", "scikit-learn>=1.3", "protobuf>=4.22"],
+        "export": ["onnx>=1.16", "onnxruntime>=1.18"],  # tested: 1.23, 1.32
+        "latents": ["scikit-learn>=1.3"],  # for `rmonet probe`
+        "test": [
+            "pytest>=7.4",
+            "pytest-xdist>=3.5",
+            "scikit-learn>=1.3",
+            "protobuf>=4.22",
+            "onnx>=1.16",
+            "onnxruntime>=1.18",
+        ],
         "lint": ["ruff>=0.6", "mypy>=1.15"],
     },
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.ops import nms
 
-from rmonet_d2.ops.nms import grouped_nms, padded_nms
+from rmonet_d2.ops.nms import grouped_nms, keep_in_rounds, padded_nms
 
 
 def plain_nms(boxes: list, group: list, threshold: float) -> list[bool]:
@@ -64,3 +64,15 @@ def test_padded_nms_of_a_chain_and_of_nothing():
     kept = padded_nms(boxes, torch.ones(1, 40, dtype=torch.bool), 0.1)
     assert kept[0].tolist() == [True, False] * 20
     assert padded_nms(boxes[:, :0], kept[:, :0], 0.1).shape == (1, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.3, 0.7])
+def test_the_rounds_of_an_exported_graph_are_greedy(threshold):
+    corner = torch.rand(5, 40, 2) * 20
+    boxes = torch.cat([corner, corner + 1 + torch.rand(5, 40, 2) * 20], dim=2)
+    # A chain, in which each box suppresses the next one: it settles one box per round.
+    boxes[4] = torch.arange(40.0)[:, None] * 0.5 + torch.tensor([0.0, 0.0, 10.0, 10.0])
+    valid = torch.rand(5, 40) < 0.8
+    kept = keep_in_rounds(boxes, valid, threshold)
+    assert torch.equal(kept, padded_nms(boxes, valid, threshold))
+    assert 0 < kept.sum() < valid.sum()

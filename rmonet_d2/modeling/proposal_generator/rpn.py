@@ -140,10 +140,10 @@ class PseudoLabelRPN(RPN):
         self, anchors: list[Boxes], pseudo_labels: list[Instances]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return labels (B, A), -1 if not sampled, else 0 or 1, and matched boxes (B, A, 4)."""
-        anchors = Boxes.cat(anchors)
-        labels, boxes = match_anchors(anchors, pseudo_labels, self.anchor_matcher)
+        every = Boxes.cat(anchors)
+        labels, boxes = match_anchors(every, pseudo_labels, self.anchor_matcher)
         if self.anchor_boundary_thresh >= 0:
-            inside = anchors.inside_box(pseudo_labels[0].image_size, self.anchor_boundary_thresh)
+            inside = every.inside_box(pseudo_labels[0].image_size, self.anchor_boundary_thresh)
             labels.masked_fill_(~inside, -1)
         return sample_labels(labels, self.batch_size_per_image, self.positive_fraction), boxes
 
@@ -217,8 +217,8 @@ class PseudoLabelRPN(RPN):
         usable = boxes.isfinite().all(dim=-1) & scores.isfinite()
         boxes = torch.where(usable[..., None], boxes, 0.0)
         boxes = torch.minimum(boxes.clamp_(min=0), constant((width, height) * 2, boxes.device))
-        usable &= ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
-        usable &= scores >= self.score_thresh[self.training]
+        usable = usable & ((boxes[..., 2:] - boxes[..., :2]) > self.min_box_size).all(dim=-1)
+        usable = usable & (scores >= self.score_thresh[self.training])
 
         boxes, scores, usable = (part.flatten(0, 1) for part in (boxes, scores, usable))
         usable = padded_nms(boxes, usable, self.nms_thresh)
@@ -253,9 +253,11 @@ class PseudoLabelRPN(RPN):
             anchors.append(F.pad(level_anchors.tensor[index], (0, 0, 0, missing)))
             index = index[..., None].expand(-1, -1, 4)
             deltas.append(F.pad(level_deltas.gather(1, index), (0, 0, 0, missing)))
-        anchors, deltas = torch.stack(anchors, dim=1), torch.stack(deltas, dim=1)
-        boxes = self.box2box_transform.apply_deltas(deltas.flatten(0, 2), anchors.flatten(0, 2))
-        return boxes.view_as(anchors), torch.stack(scores, dim=1)
+        stacked = torch.stack(anchors, dim=1)
+        boxes = self.box2box_transform.apply_deltas(
+            torch.stack(deltas, dim=1).flatten(0, 2), stacked.flatten(0, 2)
+        )
+        return boxes.view_as(stacked), torch.stack(scores, dim=1)
 
 
 class _Proposals(NamedTuple):
@@ -267,11 +269,17 @@ class _Proposals(NamedTuple):
 
     def best(self, count: int) -> "_Proposals":
         """Keep up to ``count`` boxes per image: usable ones by descending score, then others."""
-        order = torch.where(self.usable, self.scores, -1.0).argsort(
-            dim=1, descending=True, stable=True
-        )[:, :count]
+        order = _descending(torch.where(self.usable, self.scores, -1.0))[:, :count]
         return _Proposals(
             self.boxes.gather(1, order[..., None].expand(-1, -1, 4)),
             self.scores.gather(1, order),
             self.usable.gather(1, order),
         )
+
+
+def _descending(keys: torch.Tensor) -> torch.Tensor:
+    """Return the order (B, n) of descending keys (B, n); equal keys keep their order."""
+    if torch.onnx.is_in_onnx_export():
+        # ONNX has no stable sort, but its TopK puts the lower index first where keys are equal.
+        return keys.topk(int(keys.shape[1]), dim=1).indices
+    return keys.argsort(dim=1, descending=True, stable=True)
