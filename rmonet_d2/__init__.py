@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=["data", "engine", "evaluation", "model_zoo", "modeling", "solver"],
-    submod_attrs={"config": ["add_rmonet_config"]},
+    submod_attrs={"config": ["add_rmonet_config"], "discovery": ["Discoverer"]},
 )
 
 register_with_detectron2()

@@ -1,88 +1,117 @@
-"""Find objects in any images with a trained model.
+"""Find objects in your own pictures, without labels: boxes, masks, counts and a report.
 
-OUTPUT gets coco_annotations.json (a COCO data set: boxes, RLE masks, scores),
-coco_instances_results.json (COCO's result format) and overlays/NAME.png.
+Without --weights, the program looks at the pictures, chooses a set-up, trains on them without
+labels, and finds the objects in all of them. The weights stay in OUTPUT: the same command with
+more pictures uses them. OUTPUT gets report.html, coco_annotations.json (boxes, RLE masks, scores),
+coco_instances_results.json, objects.csv, counts.csv, overlays/, labels/ (16-bit images of object
+numbers), config.yaml and weights.pth.
 """
 
 import argparse
-import os
+import re
 
-from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, positive_int, run_program
+from rmonet_d2.cli.options import (
+    Parser,
+    add_config_file,
+    add_overrides_option,
+    natural_int,
+    positive_int,
+    run_program,
+)
 
+GO_ON = "the same command goes on where it stopped"
 EXAMPLE = """\
-    rmonet discover --weights clevr_rmonet_unet_cpu --input datasets/clevr_sample/test \\
+    rmonet discover PHOTOS/ --output OUT/
+    rmonet discover datasets/clevr_sample/test --weights clevr_rmonet_unet_cpu \\
         --output output/found
 """
+_UNITS = {"": 60.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """A time such as 90s, 20m or 1.5h, in seconds; a number alone is minutes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 90s, 20m or 1.5h")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def pixels(text: str) -> float:
+    """A positive number of pixels."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels") from None
+    if not 2 <= value <= 100_000:
+        raise argparse.ArgumentTypeError(f"{text} must be between 2 and 100,000 pixels")
+    return value
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     """The program's options."""
-    parser = Parser(__doc__, EXAMPLE, prog=prog)
+    parser = Parser(__doc__, EXAMPLE, GO_ON, prog)
     parser.add_argument(
+        "photos", metavar="PHOTOS", nargs="*", help="image files, videos, and folders of them"
+    )
+    parser.add_argument("--input", metavar="PATH", nargs="+", default=[], help="more of them")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="folder for the results")
+    model = parser.add_argument_group("model")
+    model.add_argument(
         "--weights",
         metavar="FILE",
-        required=True,
-        help="checkpoint (.pth), or the name of weights of this project",
+        default="",
+        help="use these weights (.pth, or the name of weights of this project) instead of training",
     )
-    parser.add_argument(
-        "--input", metavar="PATH", nargs="+", required=True, help="image files and folders of them"
+    model.add_argument(
+        "--train",
+        action="store_true",
+        help="train, starting from --weights or from the weights of an earlier run",
     )
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="folder for the results")
-    add_config_file(parser, help="YAML config; without it: config.yaml beside the weights")
-    parser.add_argument(
+    model.add_argument(
+        "--time", type=seconds, default="20m", help="time for training: 90s, 20m, 1.5h"
+    )
+    add_config_file(model, help="YAML config instead of the one that the weights carry")
+    model.add_argument(
+        "--object-size", metavar="PX", type=pixels, default=0, help="usual diameter of an object"
+    )
+    model.add_argument(
+        "--tile", metavar="PX", type=pixels, default=0, help="side of the tiles, in image pixels"
+    )
+    model.add_argument(
+        "--max-objects", metavar="N", type=positive_int, default=0, help="most objects per tile"
+    )
+    results = parser.add_argument_group("results")
+    results.add_argument(
         "--min-score", type=float, default=0.0, help="leave out objects with a lower score, 0 to 1"
     )
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=16, help="images per forward pass"
-    )
-    parser.add_argument("--no-overlays", action="store_true", help="write no pictures")
-    parser.add_argument("--latents", action="store_true", help="also write latents.npz")
-    parser.add_argument(
+    results.add_argument("--crops", action="store_true", help="write each object as a picture")
+    results.add_argument("--latents", action="store_true", help="write latents.csv")
+    results.add_argument("--no-overlays", action="store_true", help="write no overlays")
+    results.add_argument("--no-labels", action="store_true", help="write no label images")
+    results.add_argument("--batch-size", type=positive_int, default=16, help="tiles at once")
+    results.add_argument("--quiet", action="store_true", help="show no progress")
+    results.add_argument("--seed", type=natural_int, default=1, help="seed of the training")
+    results.add_argument(
         "--on-error",
         choices=("skip", "stop"),
         default="skip",
         help="what to do with images that cannot be read",
     )
-    add_overrides(parser)
+    add_overrides_option(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    """Find objects and write the files."""
-    from rmonet_d2.discovery import Discovery, find_config, list_images, load_model
-    from rmonet_d2.engine import choose_device, load_config
-    from rmonet_d2.model_zoo import find_weights
+    """Train if necessary, find objects, and write the results."""
+    from rmonet_d2.discovery.command import discover
 
-    files = list_images(args.input)
-    weights = find_weights(args.weights)
-    cfg = load_config(find_config(args.config_file, weights), args.opts)
-    choose_device(cfg)
-    cfg.TEST.OUTPUTS = ["latents"] if args.latents else []
-    cfg.freeze()
-    one_folder = len(args.input) == 1 and os.path.isdir(args.input[0])
-    discovery = Discovery(
-        cfg,
-        load_model(cfg, weights),
-        min_score=args.min_score,
-        batch_size=args.batch_size,
-        on_error=args.on_error,
-        image_root=args.input[0] if one_folder else "",
-        overlay_dir=None if args.no_overlays else os.path.join(args.output, "overlays"),
-    )
-    discovery.run(files)
-    info = {
-        "description": "Objects found without labels by rmonet_d2",
-        "weights": os.path.basename(weights),
-        "image_root": args.input[0] if one_folder else ".",
-    }
-    discovery.write(args.output, info, latents=args.latents)
-    print(
-        f"{len(discovery.annotations)} objects in {len(discovery.images)} images: see {args.output}"
-    )
-    if discovery.skipped:
-        print(f"skipped {len(discovery.skipped)} unreadable files:", *discovery.skipped, sep="\n  ")
+    discover(args)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
     """Run the program and return its exit status."""
-    return run_program(run, build_parser(prog).parse_args(argv))
+    parser = build_parser(prog)
+    args = parser.parse_args(argv)
+    if not args.photos and not args.input:
+        parser.error("name image files or folders: PHOTOS, or --input PATH")
+    return run_program(run, args, GO_ON)

@@ -116,14 +116,17 @@ def to_instances(masks, scores=None):
     instances.scores = torch.linspace(0.9, 0.5, len(masks)) if scores is None else scores
     instances.pred_classes = torch.zeros(len(masks), dtype=torch.int64)
     instances.pred_masks = masks
+    instances.components = torch.arange(len(masks))
     return instances
 
 
-def find_squares(image):
-    """Object masks (N, H, W) of connected pixels unlike the top left one; N <= 5."""
-    different = np.abs(image.astype(int) - image[0, 0].astype(int)).max(axis=2) > 40
+def find_squares(image, num_components=NUM_COMPONENTS):
+    """Object masks (N, H, W) of connected pixels unlike the most frequent one; N < K."""
+    colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+    background = colours[counts.argmax()].astype(int)
+    different = np.abs(image.astype(int) - background).max(axis=2) > 40
     count, labels = cv2.connectedComponents(different.astype(np.uint8), connectivity=4)
-    return labels[None] == np.arange(1, min(count, NUM_COMPONENTS))[:, None, None]
+    return labels[None] == np.arange(1, min(count, num_components))[:, None, None]
 
 
 if "SquareFinder" not in META_ARCH_REGISTRY:
@@ -135,12 +138,14 @@ if "SquareFinder" not in META_ARCH_REGISTRY:
         def __init__(self, cfg):
             super().__init__()
             self.unused = nn.Parameter(torch.zeros(1))
+            self.num_components = cfg.MODEL.SCENE.NUM_COMPONENTS
 
         def forward(self, batched_inputs):
             results = []
             for item in batched_inputs:
                 image = item["image"].permute(1, 2, 0).numpy()
-                output = to_output(image, find_squares(image))
+                masks = find_squares(image, self.num_components)
+                output = to_output(image, masks, num_components=self.num_components)
                 size = (item["height"], item["width"])
                 resized = nn.functional.interpolate(output["masks"][None], size=size)[0] > 0.5
                 resized = resized[: len(output["instances"])]
