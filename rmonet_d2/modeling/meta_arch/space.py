@@ -46,9 +46,15 @@ class Annealings:
 def _check_annealings(annealings: Annealings) -> None:
     prior, tau = annealings.pres_prior, annealings.tau
     if not (0 < prior.start_value < 1 and 0 < prior.end_value < 1):
-        raise ConfigError("MODEL.SPACE.PRES_PRIOR: both values must be above 0 and below 1.")
+        raise ConfigError(
+            f"MODEL.SPACE.PRES_PRIOR changes from {prior.start_value} to {prior.end_value}: both "
+            "values must be above 0 and below 1."
+        )
     if tau.start_value <= 0 or tau.end_value <= 0:
-        raise ConfigError("MODEL.SPACE.TAU: both values must be above 0.")
+        raise ConfigError(
+            f"MODEL.SPACE.TAU changes from {tau.start_value} to {tau.end_value}: both values must "
+            "be above 0."
+        )
 
 
 @META_ARCH_REGISTRY.register()
@@ -120,7 +126,7 @@ class SPACE(SceneModel):
         self.box_source = box_source
         scales = torch.tensor([sigma_fg] + [sigma_bg] * background.num_components)
         self.register_buffer("sigma", scales, persistent=False)
-        self.to(memory_format=self.memory_format)
+        self.lay_out_weights()
 
     @classmethod
     def from_config(cls, cfg):
