@@ -6,6 +6,7 @@ where they stopped. To make that possible, every iteration draws its random numb
 (SEED, iteration), and the data loader starts at the first image that has not been seen.
 """
 
+import logging
 import os
 import weakref
 
@@ -31,6 +32,7 @@ from rmonet_d2.engine.config import (
 from rmonet_d2.engine.faults import describing_faults
 from rmonet_d2.engine.hooks import SaveOnSignal
 from rmonet_d2.engine.metrics import ContinueMetrics, MetricsWriter, scalars_of
+from rmonet_d2.engine.run_summary import only_in_log_file, run_summary
 from rmonet_d2.engine.train_loop import SceneTrainer
 from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
@@ -59,6 +61,7 @@ def setup(args) -> CfgNode:
         check_annotation_file(name)
     if cfg.MODEL.DEVICE == "cpu":
         keep_freed_memory()
+    num_images = None
     if not args.eval_only:
         records = unlabelled_dicts(
             cfg.DATASETS.TRAIN,
@@ -66,11 +69,14 @@ def setup(args) -> CfgNode:
             quiet=True,
             outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT,
         )
-        epochs_to_iterations(cfg, len(records))
+        num_images = len(records)
+        epochs_to_iterations(cfg, num_images)
     cfg.freeze()
-    with describing_faults(cfg.OUTPUT_DIR):
+    with describing_faults(cfg.OUTPUT_DIR), only_in_log_file():
         default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="rmonet_d2")
+    what = "Evaluation" if args.eval_only else "Training"
+    logger.info(f"{what}:\n{run_summary(cfg, num_images)}")
     return cfg
 
 
@@ -116,8 +122,15 @@ class Trainer(DefaultTrainer):
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
 
+    @classmethod
+    def build_model(cls, cfg):
+        with only_in_log_file():
+            return super().build_model(cfg)
+
     def train(self):
         """Train from ``start_iter`` to the end. :class:`SaveOnSignal` handles interrupts.
+
+        If nothing is left to train, this writes model_final.pth unless it exists, and evaluates.
 
         Raises:
             OutputError, CheckpointError: the disk is full, or the output folder is read-only.
@@ -129,7 +142,21 @@ class Trainer(DefaultTrainer):
             hook = ContinueMetrics(self._scalars, self.start_iter, self._metrics_writer)
             self.register_hooks([hook])
         with describing_faults(self.cfg.OUTPUT_DIR, self.checkpointer):
+            if self.start_iter >= self.max_iter:
+                self._finish_without_training()
             return super().train()
+
+    def _finish_without_training(self) -> None:
+        """Say that nothing is left to train, and write model_final.pth if there is none."""
+        message = (
+            f"The checkpoint has {self.start_iter} iterations and SOLVER.MAX_ITER is "
+            f"{self.max_iter}, so there is nothing left to train. To train longer, increase "
+            "SOLVER.MAX_ITER."
+        )
+        if not os.path.isfile(os.path.join(self.cfg.OUTPUT_DIR, "model_final.pth")):
+            message += " The weights of the checkpoint are written to model_final.pth."
+            self.checkpointer.save("model_final", iteration=self.start_iter - 1)
+        logging.getLogger(__name__).warning(message)
 
     def build_hooks(self):
         return [*super().build_hooks(), SaveOnSignal()]
@@ -137,8 +164,7 @@ class Trainer(DefaultTrainer):
     # Detectron2 0.6 omits the optimizer from its checkpoints; later versions include it.
     def state_dict(self):
         state = {**super().state_dict(), "_trainer": self._trainer.state_dict()}
-        if hasattr(self, "storage"):
-            state["scalars"] = scalars_of(self.storage)
+        state["scalars"] = scalars_of(self.storage) if hasattr(self, "storage") else self._scalars
         return state
 
     def load_state_dict(self, state_dict):

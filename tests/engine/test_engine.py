@@ -86,6 +86,34 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(make_trainer):
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("max_iter", [6, 4])
+def test_a_run_with_nothing_left_to_train_says_so(make_trainer, tmp_path, caplog, max_iter):
+    trainer, _ = make_trainer("run")
+    trainer.train()
+    trained = trainer.model.state_dict()
+    # As where a kill came after the last periodic checkpoint and before the final one.
+    (tmp_path / "run" / "model_final.pth").unlink()
+    (tmp_path / "run" / "last_checkpoint").write_text("model_0000005.pth")
+    again, record = make_trainer("run", "SOLVER.MAX_ITER", max_iter, resume=True)
+    again.train()
+    assert record.losses == {}
+    (message,) = [r.getMessage() for r in caplog.records if "nothing left" in r.getMessage()]
+    assert f"has 6 iterations and SOLVER.MAX_ITER is {max_iter}" in message
+    final = torch.load(tmp_path / "run" / "model_final.pth", weights_only=False)
+    assert final["iteration"] == 5
+    for name, value in trained.items():
+        assert torch.equal(value, final["model"][name]), name
+    # Another run finds the final checkpoint, and writes nothing.
+    time_written = (tmp_path / "run" / "model_final.pth").stat().st_mtime_ns
+    third, _ = make_trainer("run", "SOLVER.MAX_ITER", max_iter, resume=True)
+    third.train()
+    assert (tmp_path / "run" / "model_final.pth").stat().st_mtime_ns == time_written
+    # From there, a longer run continues as usual.
+    longer, record = make_trainer("run", "SOLVER.MAX_ITER", 7, resume=True)
+    longer.train()
+    assert list(record.losses) == [6]
+
+
 def test_parts_of_a_batch_add_up_to_it(make_trainer):
     # Batch norm sees the images of one part.
     same = ("MODEL.RESNETS.NORM", "FrozenBN")
