@@ -47,7 +47,7 @@ def prepare():
 
     def run(output, *arguments):
         command = [sys.executable, str(PROGRAM), "--output", str(output), *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        return subprocess.run(command, capture_output=True, text=True, timeout=1800)
 
     return run
 

@@ -26,7 +26,7 @@ def run_python(code: str, cwd: Path, **environment: str) -> str:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     return process.stdout
@@ -55,7 +55,7 @@ def installed(tmp_path_factory):
         env={**os.environ, "CC": "false", "CXX": "false"},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert process.returncode == 0, process.stderr[-3000:]
     (wheel,) = wheels.glob("*.whl")

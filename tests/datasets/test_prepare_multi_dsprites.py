@@ -67,7 +67,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(tmp_path, prepare, program
     while process.poll() is None and len(list(parts.glob("0*.json"))) < 3:
         time.sleep(0.005)
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode != 0
     if how == signal.SIGINT:
         assert "run the same command again" in errors and "Traceback" not in errors

@@ -41,7 +41,7 @@ def command(name, path, output, *arguments):
 
 
 def prepare(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300)
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=1800)
 
 
 def contents(folder):
@@ -163,7 +163,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(tmp_path, name):
     while process.poll() is None and len(list(parts.glob("0*.json"))) < 3:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=1800)
     assert process.returncode == -signal.SIGKILL
     assert not (tmp_path / "cut" / name / "train.json").exists()
     done = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.json")}

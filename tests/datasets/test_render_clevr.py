@@ -39,7 +39,7 @@ def command(output, *arguments):
 
 def render(output, *arguments, **options):
     return subprocess.run(
-        command(output, *arguments), capture_output=True, text=True, timeout=300, **options
+        command(output, *arguments), capture_output=True, text=True, timeout=1800, **options
     )
 
 
@@ -175,7 +175,7 @@ def test_masks_are_what_blender_sees(bpy, tmp_path):
     """Every object in a flat colour of its own, lit by nothing, one ray through pixel centres."""
     done = subprocess.run(
         [PYTHON, "-c", FLAT.format(program=str(PROGRAM))],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     wrong, edges = map(int, done.stdout.split()[-2:])
@@ -193,7 +193,7 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(rendered, tmp_path, how, w
     while process.poll() is None and not list(parts.glob("0*.json")):
         time.sleep(0.005)
     process.send_signal(how)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=1800)
     assert process.returncode != 0
     if how == signal.SIGINT:
         assert "run the same command again" in errors and "Traceback" not in errors

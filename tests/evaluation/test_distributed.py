@@ -77,7 +77,7 @@ def test_two_processes_give_the_result_of_one(scenes, tmp_path):
             for rank in range(world)
         ]
         for process in processes:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=1800)
             assert process.returncode == 0, errors[-3000:]
         results.append(json.loads((tmp_path / f"world{world}.json").read_text()))
         assert (out / "coco_instances_results.json").exists()

@@ -12,7 +12,7 @@ OPTS = [*SMALL, "SOLVER.IMS_PER_BATCH", 2, "TEST.MAX_IMAGES", 4, "MODEL.RPN.SCOR
 def run(sprites_root, *arguments):
     command = [sys.executable, str(ROOT / "tools" / "ablation.py"), *map(str, arguments)]
     environment = dict(os.environ, DETECTRON2_DATASETS=str(sprites_root))
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 def test_runs_once_and_tabulates(sprites_root, tmp_path):

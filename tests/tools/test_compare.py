@@ -17,7 +17,7 @@ OPTS = [
 def run(root, *arguments):
     command = [sys.executable, str(ROOT / "tools" / "compare.py"), *map(str, arguments)]
     environment = dict(os.environ, DETECTRON2_DATASETS=str(root))
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
 
 
 def test_two_systems(sprites_root, tmp_path):

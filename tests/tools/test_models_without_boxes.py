@@ -46,7 +46,7 @@ RUN = [
 def train(root, *arguments):
     environment = dict(os.environ, DETECTRON2_DATASETS=str(root), OMP_NUM_THREADS="2")
     line = [sys.executable, str(ROOT / "tools" / "train_net.py"), *map(str, arguments)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -26,7 +26,7 @@ def train(environment, *arguments):
     line = [sys.executable, str(ROOT / "tools" / "train_net.py"), *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", **environment}
     return subprocess.run(
-        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+        line, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=1800
     )
 
 

@@ -27,7 +27,7 @@ def test_weights_of_the_config_of_their_name_find_objects(weights, sprites_root,
     environment = dict(os.environ, DETECTRON2_DATASETS=str(sprites_root))
     done = subprocess.run(
         [str(word) for word in line], env=environment, cwd=ROOT, capture_output=True, text=True,
-        timeout=300,
+        timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "eval_results.json").read_text())

@@ -16,7 +16,7 @@ PROGRAM = ROOT / "datasets" / "unpack_images.py"
 
 def run(*arguments):
     command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=1800)
 
 
 def test_pictures_and_annotations_are_the_same(sprites_root, tmp_path):
