@@ -1,8 +1,14 @@
 import json
 
+import numpy as np
 import pytest
+import scene_fakes  # noqa: F401  (registers SquareFinder)
+import torch
+from PIL import Image
 
-from rmonet_d2.visualization.scenes import select_records, worst_scenes
+from rmonet_d2.cli.visualize import main
+from rmonet_d2.engine import load_config
+from rmonet_d2.visualization.scenes import dataset_to_draw, select_records, worst_scenes
 
 RECORDS = [{"image_id": 10 + i} for i in range(5)]
 
@@ -24,3 +30,31 @@ def test_records_are_selected():
         select_records(RECORDS, 2, indices=[1, 5])
     with pytest.raises(ValueError, match="99"):
         select_records(RECORDS, 2, ids={99: 0.0})
+
+
+def test_the_data_set_to_draw():
+    both = load_config("", ["DATASETS.TEST", ("a", "b"), "DATASETS.TRAIN", ("c",)])
+    assert dataset_to_draw(both) == "a"
+    assert dataset_to_draw(load_config("", ["DATASETS.TEST", (), "DATASETS.TRAIN", ("c",)])) == "c"
+    neither = load_config("", ["DATASETS.TEST", (), "DATASETS.TRAIN", ()])
+    with pytest.raises(ValueError, match="--dataset"):
+        dataset_to_draw(neither)
+
+
+def test_a_run_without_test_data_draws_training_images(tmp_path, capsys):
+    photos, output = tmp_path / "photos", tmp_path / "scenes.png"
+    photos.mkdir()
+    for i in range(3):
+        image, _ = scene_fakes.square_scene([(8, 8, 24, 24 + i), (36, 30, 56, 50)])
+        Image.fromarray(image).save(photos / f"{i}.png")
+    torch.save({"model": {"unused": torch.zeros(1)}}, tmp_path / "weights.pth")
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "MODEL: {META_ARCHITECTURE: SquareFinder, DEVICE: cpu}\n"
+        f"DATASETS: {{TRAIN: ['folder:{photos}'], TEST: []}}\nINPUT: {{IMAGE_SIZE: [64, 64]}}\n"
+    )
+    weights = ["MODEL.WEIGHTS", str(tmp_path / "weights.pth")]
+    arguments = ["--config-file", str(config), "--num", "2", "--output", str(output), *weights]
+    assert main(arguments) == 0, capsys.readouterr().err
+    assert "2 scenes drawn" in capsys.readouterr().out
+    assert np.asarray(Image.open(output)).std() > 10
