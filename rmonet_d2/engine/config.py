@@ -13,6 +13,7 @@ from rmonet_d2.data.catalog import require_dataset
 from rmonet_d2.data.folder import is_folder, register_folder
 from rmonet_d2.data.mapper import check_image_size
 from rmonet_d2.engine.config_file import read_config_file
+from rmonet_d2.engine.config_values import check_values
 from rmonet_d2.model_zoo import find_config
 from rmonet_d2.utils.errors import ConfigError
 
@@ -37,7 +38,7 @@ def _tuple_hint(text: str) -> str:
     return """ Write data sets as a tuple: DATASETS.TRAIN "('NAME',)"."""
 
 
-def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode:
+def load_config(config_file: str = "", opts: list | None = None) -> CfgNode:
     """Load a config: the defaults, then a YAML file, then ``KEY VALUE`` overrides.
 
     Args:
@@ -65,9 +66,15 @@ def load_config(config_file: str = "", opts: list[str] | None = None) -> CfgNode
         cfg.merge_from_list(upgrade_overrides(list(opts or [])))
     except ConfigError:
         raise
+    except (RecursionError, MemoryError):
+        raise ConfigError(f"{source}: a value is nested too deeply.") from None
     except (KeyError, AssertionError, ValueError, AttributeError, TypeError) as error:
-        text = shorten(str(error.args[0] if error.args else error), 300)
+        text = str(error.args[0] if error.args else error)
         key = text.rsplit(": ", 1)[-1]
+        if "for config key: " in text:
+            # It comes after the values, which may be a whole section.
+            text = f"{key}: {text}"
+        text = shorten(text, 300)
         hint = _did_you_mean(key, known) if "Non-existent" in text else _tuple_hint(text)
         raise ConfigError(f"{source}: {text}.{hint}") from None
     check_config(cfg)
@@ -91,12 +98,13 @@ def check_config(cfg: CfgNode) -> None:
             f"MODEL.SCENE.NUM_COMPONENTS (K) is {cfg.MODEL.SCENE.NUM_COMPONENTS}: it must be at "
             "least 2, one foreground component and the background."
         )
+    check_values(cfg)
     try:
         check_image_size(cfg.INPUT.IMAGE_SIZE)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     solver = cfg.SOLVER
-    if solver.ACCUMULATE_PARTS < 1 or solver.IMS_PER_BATCH % solver.ACCUMULATE_PARTS:
+    if solver.IMS_PER_BATCH % solver.ACCUMULATE_PARTS:
         raise ConfigError(
             f"SOLVER.ACCUMULATE_PARTS is {solver.ACCUMULATE_PARTS}: it must be at least 1 and "
             f"divide SOLVER.IMS_PER_BATCH = {solver.IMS_PER_BATCH}."
@@ -107,6 +115,21 @@ def check_config(cfg: CfgNode) -> None:
         )
     if cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16" and cfg.MODEL.DEVICE == "cpu":
         raise ConfigError('SOLVER.AMP.DTYPE "float16" needs a GPU: use "bfloat16" on the CPU.')
+
+
+def check_there_is_data(cfg: CfgNode, eval_only: bool) -> None:
+    """Find a run without any image to train on, or to evaluate on.
+
+    Raises:
+        ConfigError: DATASETS.TRAIN is empty, or DATASETS.TEST of a run that only evaluates.
+    """
+    key = "TEST" if eval_only else "TRAIN"
+    if not cfg.DATASETS[key]:
+        what = "evaluate" if eval_only else "train"
+        raise ConfigError(
+            f"DATASETS.{key} is empty, so there is nothing to {what} on: name a data set, such as "
+            f"""DATASETS.{key} "('clevr_sample_{key.lower()}',)"."""
+        )
 
 
 def check_datasets(names: list[str]) -> None:

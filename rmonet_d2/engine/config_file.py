@@ -12,6 +12,7 @@ import yaml
 from rmonet_d2.utils.errors import ConfigError
 
 BASE_KEY = "_BASE_"
+_MAX_VALUES = 100_000
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -31,7 +32,7 @@ def read_yaml(path: str | os.PathLike) -> Any:
     """
     try:
         with open(path, encoding="utf-8") as file:
-            return yaml.load(file, _PlainLoader)
+            tree = yaml.load(file, _PlainLoader)
     except yaml.constructor.ConstructorError as error:
         raise ConfigError(
             f"{path}: {error.problem} (line {error.problem_mark.line + 1}). Only plain YAML is "
@@ -42,6 +43,24 @@ def read_yaml(path: str | os.PathLike) -> Any:
         raise ConfigError(f"{path} is not a YAML file: {text}") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    if not _is_moderate(tree):
+        raise ConfigError(
+            f"{path} holds more than {_MAX_VALUES:,} values, or aliases that grow into as many."
+        )
+    return tree
+
+
+def _is_moderate(tree: Any) -> bool:
+    """Whether a tree has a moderate number of values, each alias counted every time."""
+    pending, count = [tree], 0
+    while pending and count <= _MAX_VALUES:
+        node = pending.pop()
+        count += 1
+        if isinstance(node, dict):
+            pending += node.values()
+        elif isinstance(node, list | tuple):
+            pending += node
+    return not pending
 
 
 def read_config_file(path: str) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from rmonet_d2.engine.config import (
     check_config,
     check_datasets,
     check_test_sets,
+    check_there_is_data,
     choose_device,
     load_config,
 )
@@ -55,6 +56,7 @@ def setup(args) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     check_config(cfg)
+    check_there_is_data(cfg, args.eval_only)
     check_test_sets(cfg.DATASETS.TEST)
     check_datasets([*([] if args.eval_only else cfg.DATASETS.TRAIN), *cfg.DATASETS.TEST])
     for name in cfg.DATASETS.TEST:
@@ -113,6 +115,7 @@ class Trainer(DefaultTrainer):
             cfg.OUTPUT_DIR,
             partial=cfg.MODEL.PARTIAL_WEIGHTS,
             keep=cfg.SOLVER.CHECKPOINT_KEEP,
+            config=cfg.dump(),
             trainer=weakref.proxy(self),
         )
         self._scalars: dict[str, dict] = {}

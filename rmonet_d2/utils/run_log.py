@@ -183,9 +183,13 @@ def _parse(text: str):
 def _read_config(path: str) -> dict:
     if not os.path.isfile(path):
         return {}
-    with open(path) as file:
-        # Detectron2 writes tuples with a tag that yaml.safe_load rejects.
-        return yaml.load(file, _TupleLoader) or {}
+    try:
+        with open(path, encoding="utf-8") as file:
+            # Detectron2 writes tuples with a tag that yaml.safe_load rejects.
+            tree = yaml.load(file, _TupleLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 class _TupleLoader(yaml.SafeLoader):
