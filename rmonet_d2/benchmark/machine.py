@@ -30,10 +30,17 @@ def matmul_size(device: torch.device) -> int:
     return 512 if emulates_bfloat16(device.type) else 2048
 
 
-def matmul_rates(device: torch.device, size: int = 2048, repeats: int = 9) -> dict[str, float]:
-    """Measure the GFLOP/s of the product of square matrices: {"fp32": ..., "bf16": ...}."""
+def matmul_rates(
+    device: torch.device, size: int = 2048, repeats: int = 9, with_bfloat16: bool = True
+) -> dict[str, float]:
+    """Measure the GFLOP/s of the product of square matrices: {"fp32": ..., "bf16": ...}.
+
+    Without "bf16" if ``with_bfloat16`` is False.
+    """
     functions = {}
     for name, dtype in DTYPES.items():
+        if dtype is torch.bfloat16 and not with_bfloat16:
+            continue
         a, b = torch.randn(2, size, size, device=device).to(dtype)
         functions[name] = lambda a=a, b=b: a @ b
     timings = side_by_side(functions, repeats, device=device)

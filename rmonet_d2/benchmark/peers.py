@@ -53,7 +53,7 @@ class MaskRCNN:
 
 
 def time_inference(
-    configs: dict[str, tuple[str, list]], opts: list, repeats: int
+    configs: dict[str, tuple[str, list]], opts: list, repeats: int, with_bfloat16: bool = True
 ) -> dict[str, dict[str, float]]:
     """Time the inference of systems, in float32 and bfloat16, and of Mask R-CNN side by side.
 
@@ -62,15 +62,17 @@ def time_inference(
             size of the first one.
         opts: overrides that all of them share, such as device and batch size.
         repeats: timed batches per system.
+        with_bfloat16: also measure bfloat16.
 
     Returns:
         {title: {"fp32": images/s, "bf16": images/s}}. Mask R-CNN has float32 only, because some of
         its operators do not support bfloat16 on a CPU.
     """
+    precisions = {"fp32": FP32, **({"bf16": BF16} if with_bfloat16 else {})}
     runs: dict[tuple[str, str], Callable[[], None]] = {}
     steps = []
     for title, (file_name, overrides) in configs.items():
-        for kind, precision in (("fp32", FP32), ("bf16", BF16)):
+        for kind, precision in precisions.items():
             step = Step(config_of(file_name, [*overrides, *opts, *precision]))
             step.model.eval()
             runs[title, kind] = step.infer

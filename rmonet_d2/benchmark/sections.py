@@ -1,6 +1,8 @@
 """The sections of the benchmark; each measures something, prints a table and returns its numbers.
 
-``args`` are the parsed arguments of :mod:`rmonet_d2.cli.benchmark`.
+``args`` are the parsed arguments of :mod:`rmonet_d2.cli.benchmark`. bfloat16 is left out where the
+processor only emulates it, unless ``args.emulated`` asks for it: a step then takes many times
+longer than in float32, and nobody would train that way.
 """
 
 import json
@@ -15,19 +17,36 @@ from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, m
 from rmonet_d2.benchmark.parts import parts_of_step
 from rmonet_d2.benchmark.peers import time_inference
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
+from rmonet_d2.benchmark.windows import compare_windows, inference_over_components
 from rmonet_d2.comparison.curves import render
 from rmonet_d2.comparison.systems import SYSTEMS
 from rmonet_d2.utils.memory import keep_freed_memory
+from rmonet_d2.utils.precision import emulates_bfloat16
 from rmonet_d2.utils.tables import table
 
 PLAIN = "plain, fp32"
-BEST = "bf16, channels-last"
+HOOK_IMAGES = 64
+LOADER_SECONDS = 3.0
+LEFT_OUT = (
+    "bfloat16 is left out: this processor has no instructions for it and would emulate it, many "
+    "times slower than float32 (--emulated measures it nevertheless)"
+)
+
+
+def with_bfloat16(args) -> bool:
+    """Return whether the sections measure bfloat16."""
+    return args.emulated or not emulates_bfloat16(args.device)
+
+
+def _best(args) -> tuple[str, list]:
+    """Name and overrides of the variant that the sections about one step measure."""
+    name = training.best_variant(with_bfloat16(args))
+    return name, training.VARIANTS[name]
 
 
 def compare(args, is_training: bool) -> dict:
-    results = training.compare(
-        args.config_file, args.opts, training.VARIANTS, args.repeats, is_training
-    )
+    variants = training.variants(with_bfloat16(args))
+    results = training.compare(args.config_file, args.opts, variants, args.repeats, is_training)
     plain = results[PLAIN]["seconds"]
     for result in results.values():
         result["times_plain"] = plain / result["seconds"]
@@ -49,7 +68,7 @@ def inference(args) -> dict:
 def memory(args) -> dict:
     results = {
         name: training.peak_memory(args.config_file, [*args.opts, *training.VARIANTS[name]])
-        for name in (PLAIN, BEST)
+        for name in (PLAIN, _best(args)[0])
     }
     print("\n## Peak memory that steps add, MiB\n")
     rows = ([name, v["training"], v["inference"]] for name, v in results.items())
@@ -58,11 +77,12 @@ def memory(args) -> dict:
 
 
 def parts(args) -> dict:
-    cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[BEST]])
+    best, overrides = _best(args)
+    cfg = training.config_of(args.config_file, [*args.opts, *overrides])
     found = {}
     for name, is_training in (("a training step", True), ("inference", False)):
         rows = parts_of_step(cfg, args.repeats, is_training)
-        print(f"\n## Where time and memory of {name} go ({BEST})\n")
+        print(f"\n## Where time and memory of {name} go ({best})\n")
         print(table(list(rows[0]), (list(row.values()) for row in rows)))
         found[name] = rows
     return found
@@ -74,7 +94,7 @@ def pseudo_labels(args) -> list[dict]:
     for size, components, cumulative in ((64, 6, False), (64, 6, True), (128, 7, False)):
         options = {"min_size": 3, "cumulative": cumulative}
         rows.append(
-            compare_hooks(64, components, size, args.repeats, device, **options)
+            compare_hooks(HOOK_IMAGES, components, size, args.repeats, device, **options)
             | {"cumulative": cumulative}
         )
     print("\n## Pseudo labels: compiled, in torch operations, and with scikit-image\n")
@@ -91,8 +111,9 @@ def _pseudo_label_row(row: dict) -> list:
 
 
 def data(args) -> list[dict]:
-    run = {BEST: training.VARIANTS[BEST]}
-    step = training.compare(args.config_file, args.opts, run, args.repeats, True)[BEST]
+    best, overrides = _best(args)
+    run = {best: overrides}
+    step = training.compare(args.config_file, args.opts, run, args.repeats, True)[best]
     cfg = training.config_of(args.config_file, args.opts)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -103,7 +124,7 @@ def data(args) -> list[dict]:
             ("640x480 JPEG files", photos, 0),
             ("640x480 JPEG files", photos, 2),
         ):
-            rate = images_per_second(cfg, name, workers)
+            rate = images_per_second(cfg, name, workers, LOADER_SECONDS)
             rows.append(
                 {
                     "images": what,
@@ -113,15 +134,16 @@ def data(args) -> list[dict]:
                     "times the step": rate / step["images_per_s"],
                 }
             )
-    print(f"\n## Loading, beside a training step ({BEST})\n")
+    print(f"\n## Loading, beside a training step ({best})\n")
     print(table(list(rows[0]), (list(row.values()) for row in rows)))
     return rows
 
 
 def growth(args) -> dict:
-    opts = [*args.opts, *training.VARIANTS[BEST]]
+    best, overrides = _best(args)
+    opts = [*args.opts, *overrides]
     found = measure_growth(args.config_file, opts, VALUES, args.repeats)
-    print(f"\n## Growth of a training step ({BEST})\n")
+    print(f"\n## Growth of a training step ({best})\n")
     header = ["", "value", "ms", "MiB", "ms ~ (pixels x K)^", "MiB ~ (pixels x K)^"]
     rows = []
     for axis, result in found.items():
@@ -134,6 +156,27 @@ def growth(args) -> dict:
     return found
 
 
+def windows(args) -> dict:
+    best, overrides = _best(args)
+    opts = [*args.opts, *overrides]
+    found = compare_windows(args.config_file, opts, args.repeats)
+    for kind, seconds in found.items():
+        base = seconds["whole image"]
+        rows = [[name, value, base / value] for name, value in seconds.items()]
+        print(f"\n## Windows around the regions, {kind}, batch of {args.batch_size} ({best})\n")
+        print(table([kind, "s", "times as fast"], rows))
+    growth = inference_over_components(args.config_file, opts, args.repeats)
+    counts = list(next(iter(growth.values()))["seconds"])
+    print("\n## Inference of the same scenes over K, ms\n")
+    header = ["", *(f"K = {k}" for k in counts), "ms ~ K^"]
+    rows = [
+        [name, *(1e3 * s for s in result["seconds"].values()), result["exponent"]]
+        for name, result in growth.items()
+    ]
+    print(table(header, rows))
+    return {**found, "over K": growth}
+
+
 def tables_of_all_systems(opts: list) -> dict[str, tuple[str, list]]:
     """Return {title: (config file, overrides)} of the named configs for Multi-dSprites."""
     return {
@@ -144,7 +187,8 @@ def tables_of_all_systems(opts: list) -> dict[str, tuple[str, list]]:
 
 
 def models(args) -> list[dict]:
-    configs = tables_of_all_systems([*args.opts, *training.VARIANTS[BEST]])
+    best, overrides = _best(args)
+    configs = tables_of_all_systems([*args.opts, *overrides])
     steps = {title: training.Step(training.config_of(*c)) for title, c in configs.items()}
     train = training.time_steps(steps, args.repeats, True)
     infer = training.time_steps(steps, args.repeats, False)
@@ -160,13 +204,15 @@ def models(args) -> list[dict]:
         }
         for title in configs
     ]
-    print(f"\n## All systems, the named configs for Multi-dSprites, batch of {args.batch_size}\n")
+    what = f"the named configs for Multi-dSprites, batch of {args.batch_size} ({best})"
+    print(f"\n## All systems, {what}\n")
     print(table(list(rows[0]), (list(row.values()) for row in rows)))
     return rows
 
 
 def precision(args) -> list[dict]:
-    variants = {name: opts for name, opts in training.VARIANTS.items() if name != PLAIN}
+    variants = training.variants(with_bfloat16(args))
+    del variants[PLAIN]
     rows = []
     for title, (file_name, opts) in tables_of_all_systems(args.opts).items():
         timings = training.compare(file_name, opts, variants, args.repeats, True)
@@ -184,7 +230,7 @@ def peers(args) -> dict:
     file_name, overrides = configs[systems[0].title]
     without = [*overrides, "TEST.OUTPUTS", []]
     configs[f"{systems[0].title}, boxes and masks alone"] = (file_name, without)
-    rates = time_inference(configs, args.opts, args.repeats)
+    rates = time_inference(configs, args.opts, args.repeats, with_bfloat16(args))
     print(f"\n## Inference at 128x128, the named configs for CLEVR, batch of {args.batch_size}\n")
     rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
     print(table(["images/s", "fp32", "bf16"], rows))
@@ -194,9 +240,10 @@ def peers(args) -> dict:
 def matmul(args) -> list[dict]:
     device = torch.device(args.device)
     size = machine.matmul_size(device)
-    rates = machine.matmul_rates(device, size, args.repeats)
+    rates = machine.matmul_rates(device, size, args.repeats, with_bfloat16(args))
     rows = []
-    for name, dtype in (("fp32, channels-last", "fp32"), (BEST, "bf16")):
+    for dtype in rates:
+        name = f"{dtype}, channels-last"
         run = {name: training.VARIANTS[name]}
         seconds = training.compare(args.config_file, args.opts, run, args.repeats, True)[name]
         cfg = training.config_of(args.config_file, [*args.opts, *training.VARIANTS[name]])
@@ -219,6 +266,7 @@ SECTIONS = {
     "parts": parts,
     "data": data,
     "growth": growth,
+    "windows": windows,
     "models": models,
     "precision": precision,
     "peers": peers,
@@ -233,6 +281,8 @@ def run_sections(args) -> None:
     results = {"machine": machine.describe(torch.device(args.device)), "config": args.config_file}
     print(", ".join(f"{key}: {value}" for key, value in results["machine"].items()))
     print(f"config: {args.config_file}")
+    if not with_bfloat16(args):
+        print(LEFT_OUT)
     if args.device == "cpu":
         keep_freed_memory()
     for name in args.sections or SECTIONS:

@@ -52,6 +52,7 @@ def side_by_side(
         turn: timed calls of one function in a row. An untimed call precedes them, because the
             caches still hold the data of another function.
     """
+    turn = min(turn, repeats)
     seconds: dict[Name, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         for _ in range(warmup):

@@ -23,7 +23,7 @@ from rmonet_d2.utils.memory import keep_freed_memory
 from rmonet_d2.utils.precision import training_autocast
 
 FP32 = ["SOLVER.AMP.ENABLED", False]
-# bfloat16 even on a CPU that emulates it.
+# bfloat16 even on a CPU that emulates it; whether to measure that is decided by `variants`.
 BF16 = [*("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.EMULATED", True), "SOLVER.AMP.DTYPE", "bfloat16"]
 CONTIGUOUS = ["MODEL.SCENE.CHANNELS_LAST", False]
 CHANNELS_LAST = ["MODEL.SCENE.CHANNELS_LAST", True]
@@ -35,10 +35,21 @@ VARIANTS = {
     "bf16": [*BF16, *CONTIGUOUS],
     "bf16, channels-last": [*BF16, *CHANNELS_LAST],
 }
+BEST_VARIANTS = ("bf16, channels-last", "fp32, channels-last")
 # An iteration long after the random regions and the VAE's first iterations.
 LATE = 10**6
 # Number of steps that are timed to convert a time budget into iterations.
 _TRIAL_STEPS = 10
+
+
+def variants(with_bfloat16: bool) -> dict[str, list]:
+    """Return the variants to compare, the baseline first; bfloat16 ones only if asked for."""
+    return {n: opts for n, opts in VARIANTS.items() if with_bfloat16 or not n.startswith("bf16")}
+
+
+def best_variant(with_bfloat16: bool) -> str:
+    """Return the name of the variant that is fastest where bfloat16 is native, or is left out."""
+    return BEST_VARIANTS[0 if with_bfloat16 else 1]
 
 
 class Step:

@@ -28,6 +28,7 @@ SECTIONS = {
     "parts": "breakdown of a training step and of inference into parts, in time and memory",
     "data": "images/s of the training loader, and images/s that a training step needs",
     "growth": "time and memory of a training step over K, image size and batch, with exponents",
+    "windows": "training and inference in windows around the regions, and everywhere",
     "models": "all systems of the paper: parameters, speed and memory of training and inference",
     "precision": "a training step of all systems in float32 and bfloat16, in both memory formats",
     "peers": "inference at 128x128, and that of MONet, IODINE, SPACE and Mask R-CNN",
@@ -50,6 +51,11 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--repeats", metavar="N", type=positive_int, default=9, help="timed calls per variant"
     )
     parser.add_argument("--device", help="cpu or cuda (default: cuda if there is a GPU)")
+    parser.add_argument(
+        "--emulated",
+        action="store_true",
+        help="measure bfloat16 even on a CPU that only emulates it, which is many times slower",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write all results to this file")
     parser.add_argument(
         "--figure", metavar="FILE", help="draw the section growth to this .png or .svg file"

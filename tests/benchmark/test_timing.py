@@ -14,11 +14,22 @@ def test_side_by_side_takes_turns_and_counts():
     assert "".join(calls) == "ab" + 2 * ("aaa" + "bbb")
 
 
-def test_the_slower_function_takes_longer():
-    timings = side_by_side(
-        {"slow": lambda: time.sleep(0.02), "fast": lambda: time.sleep(0.001)}, repeats=3
-    )
-    assert timings["slow"].median > 2 * timings["fast"].median
+def test_a_timing_is_the_median_of_its_functions_calls(monkeypatch):
+    """Of a clock that only the functions move, so that nothing beside the test counts."""
+    now = [0.0]
+    monkeypatch.setattr("rmonet_d2.benchmark.timing.time.perf_counter", lambda: now[0])
+    durations = iter([9.0, 9.0, 9.0, 1.0, 2.0, 60.0])
+
+    def slow():
+        now[0] += next(durations)
+
+    def fast():
+        now[0] += 0.5
+
+    timings = side_by_side({"slow": slow, "fast": fast}, repeats=3)
+    # Two warm-ups and the first call of a turn do not count; the outlier moves no median.
+    assert timings["slow"].seconds == [1.0, 2.0, 60.0]
+    assert (timings["slow"].median, timings["fast"].median) == (2.0, 0.5)
 
 
 def test_stopwatch_wraps_a_method_and_keeps_its_result():
