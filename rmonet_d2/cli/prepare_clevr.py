@@ -23,6 +23,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--tfrecords",
         metavar="FILE",
         type=Path,
+        nargs="+",
         required=True,
         help="published file, clevr_with_masks_train.tfrecords",
     )

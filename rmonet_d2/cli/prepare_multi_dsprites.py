@@ -43,6 +43,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         "--tfrecords",
         metavar="FILE",
         type=Path,
+        nargs="+",
         help="convert multi_dsprites_colored_on_grayscale.tfrecords instead of generating scenes",
     )
     add(

@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import gzip
+import itertools
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ from small_model import ROOT
 from tfrecord_files import clevr_scene, example, record, sprites_scene, write
 
 from rmonet_d2.data import register_clevr, register_multi_dsprites
+from rmonet_d2.datasets.build.job import JobError
 from rmonet_d2.datasets.convert.conversion import convert_tfrecords
 from rmonet_d2.datasets.convert.scenes import (
     clevr_with_masks,
@@ -205,7 +207,7 @@ def test_a_bad_record_keeps_what_came_before_it(tmp_path, sprites_file):
         failed = prepare("multi_dsprites", path, output, *sizes)
         assert failed.returncode == 1 and "Traceback" not in failed.stderr
         assert str(path) in failed.stderr and message in failed.stderr
-        assert "fetch the file again" in failed.stderr
+        assert "download the file again" in failed.stderr
         parts = sorted((output / "multi_dsprites" / ".train_parts").glob("0*.json"))
         # 33 records are 5 + 28 scenes: seven whole chunks of four.
         assert len(parts) == 7 if path.stem == "bad" else len(parts) >= 7
@@ -261,7 +263,10 @@ def test_a_file_with_fewer_scenes_than_asked(tmp_path, clevr_file, workers):
 
 def test_a_file_too_short_for_a_training_split(tmp_path, clevr_file):
     done = prepare("clevr", clevr_file, tmp_path, *counts(20, 50), "--workers", 1)
-    assert done.returncode == 0 and "train.json: not written, no scene is left" in done.stdout
+    assert (
+        done.returncode == 0
+        and "train.json: not written, because no scenes are left" in done.stdout
+    )
     assert sorted(os.listdir(tmp_path / "clevr")) == ["test.json", "test_images.npy"]
     none = prepare("clevr", clevr_file, tmp_path / "b", "--min-objects", 9, "--max-objects", 10)
     assert none.returncode == 1 and "with 0 scenes of 9 to 10 objects" in none.stderr
@@ -347,3 +352,21 @@ def test_converting_needs_neither_torch_nor_detectron2(tmp_path, name, clevr_fil
     arguments = command(name, path, tmp_path, *counts(2, 3), "--workers", "1")[1:]
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr
+
+
+def test_shards_make_what_the_whole_file_makes(tmp_path, sprites_file):
+    records = sprites_records()
+    cuts = [0, 7, 8, len(records)]
+    shards = [
+        write(tmp_path / f"{n}.tfrecords", records[start:stop])
+        for n, (start, stop) in enumerate(itertools.pairwise(cuts))
+    ]
+    settings = multi_dsprites_official(64, 2, 5)
+    for folder, files in (("whole", sprites_file), ("shards", shards)):
+        convert_tfrecords(files, settings, tmp_path / folder, {"train": 30, "test": 5}, chunk=10)
+    assert contents(tmp_path / "whole") == contents(tmp_path / "shards")
+    broken = write(tmp_path / "broken.tfrecords", [*records[:3], record(b"\x0a\x01")])
+    with pytest.raises(JobError, match=r"broken\.tfrecords: record 3: "):
+        convert_tfrecords(
+            [shards[0], broken], settings, tmp_path / "bad", {"train": 30, "test": 5}, chunk=2
+        )

@@ -1,15 +1,17 @@
-"""Convert a published TFRecord file to packed images and COCO annotations, see ``official.py``.
+"""Converts a published TFRecord file to packed images and COCO annotations.
 
-The first scenes of the file are the test split, the following ones the training split: with the
-same test split, a smaller training split is the beginning of a larger one. (The paper does not say
-which records it used.) Scenes that ``SceneFormat`` passes over do not count.
+The first scenes of the file are the test split, and the following ones are the training split. With
+the same test split, a smaller training split is therefore the beginning of a larger one. (The paper
+does not say which records it used.) Scenes that ``SceneFormat`` rejects do not count.
 """
 
+import bisect
 import functools
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -43,45 +45,56 @@ from rmonet_d2.datasets.generate.multi_dsprites import CATEGORIES
 
 
 class SceneReader:
-    """The scenes of a file that its format accepts, in order.
+    """Iterates over the scenes of a file, or of several in turn, that their format accepts.
 
     Args:
-        path: the TFRecord file.
-        scene_format: what to accept.
+        paths: the TFRecord files (shards), in their order.
+        scene_format: format of the records, and which scenes to accept.
 
     Attributes:
-        records: records read so far.
+        records: number of records read so far.
     """
 
-    def __init__(self, path: Path, scene_format: SceneFormat) -> None:
-        self.path = path
+    def __init__(self, paths: Sequence[Path], scene_format: SceneFormat) -> None:
+        self.paths = list(paths)
+        # Number of the first record of each file that was opened.
+        self._starts: list[int] = []
         self.scene_format = scene_format
         self.records = 0
 
     def __iter__(self) -> Iterator[tuple[int, bytes, list[int]]]:
-        """Yields number, data and objects of each record accepted; raises TFRecordError."""
+        """Yield the number, data and objects of each accepted record; may raise TFRecordError."""
         self.records = 0
-        # No enumerate, which would hold each record while the next one is read.
-        for data in read_records(self.path):
-            with naming_record(self.path, self.records):
-                objects = find_objects(data, self.scene_format)
-            self.records += 1
-            if objects is not None:
-                yield self.records - 1, data, objects
-            del data
+        self._starts = []
+        for path in self.paths:
+            self._starts.append(self.records)
+            # enumerate() would keep each record in memory while the next one is read.
+            for data in read_records(path):
+                with self._naming(self.records):
+                    objects = find_objects(data, self.scene_format)
+                self.records += 1
+                if objects is not None:
+                    yield self.records - 1, data, objects
+                del data
+
+    def _naming(self, number: int) -> AbstractContextManager[None]:
+        """Name the file and the record in it in errors about record ``number`` of all files."""
+        file = bisect.bisect_right(self._starts, number) - 1
+        return naming_record(self.paths[file], number - self._starts[file])
 
     def crop(self, item: tuple[int, bytes, list[int]]) -> Scene:
-        """``crop_scene`` of what iterating yields; raises TFRecordError."""
-        with naming_record(self.path, item[0]):
+        """Call ``crop_scene`` on an item of the iteration; may raise TFRecordError."""
+        with self._naming(item[0]):
             return crop_scene(*item, self.scene_format)
 
     def fingerprint(self) -> str:
-        """The checksum of the first record, which tells one file from another.
+        """Return the checksum of the first record, which distinguishes files.
 
-        Raises TFRecordError if the record cannot be read or does not fit the schema.
+        Raises:
+            TFRecordError: the record cannot be read or does not match the schema.
         """
-        data = next(read_records(self.path))
-        with naming_record(self.path, 0):
+        data = next(read_records(self.paths[0]))
+        with naming_record(self.paths[0], 0):
             parse_example(data, self.scene_format.schema)
         return f"{masked_crc32c(data):08x}"
 
@@ -89,7 +102,7 @@ class SceneReader:
 def _make_jobs(
     scene_format: SceneFormat, folder: Path, counts: dict[str, int], chunk: int, first_record: str
 ) -> list[PackedJob]:
-    """One job for each split, in the order of the file."""
+    """Return one job per split, in the order of the file."""
     jobs, start = [], 0
     for name in ("test", "train"):
         if counts[name]:
@@ -102,10 +115,10 @@ def _make_jobs(
 
 
 def _finish(job: PackedJob, found: int) -> str:
-    """Write a split of which ``found`` scenes were made; says what was written."""
+    """Write a split of which ``found`` scenes were made; return a message about it."""
     if not found:
         shutil.rmtree(job.parts, ignore_errors=True)
-        return f"{job.json_file}: not written, no scene is left for it"
+        return f"{job.json_file}: not written, because no scenes are left for it"
     finish_job(job, found)
     return f"{job.json_file}: {found:,} scenes written"
 
@@ -117,7 +130,7 @@ def _scenes_left(chunks: Iterable[list[tuple[int, int]] | None]) -> int:
 def _convert(
     reader: SceneReader, plans: list[tuple[PackedJob, list | None, int]], workers: int
 ) -> dict[str, int]:
-    """Make what is left of the splits, with a progress bar; returns the scenes of each."""
+    """Make the remaining chunks with a progress bar; return the number of scenes per split."""
     make = functools.partial(make_images, reader.scene_format)
     work = StreamedJobs([(j, c or [], s) for j, c, s in plans], reader.crop, make)
     asked = sum(job.count for job, _, _ in plans)
@@ -129,14 +142,14 @@ def _convert(
         except TFRecordError as error:
             done = asked - _scenes_left(prepare_job(job) for job, _, _ in plans)
             raise JobError(
-                f"{error}. {done:,} of {asked:,} scenes are converted and kept: the same command "
-                "goes on with them once the file is sound"
+                f"{error}. {done:,} of {asked:,} scenes are converted and kept; the same command "
+                "continues with them once the file is sound"
             ) from None
     return work.found
 
 
 def convert_tfrecords(
-    path: str | os.PathLike,
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
     scene_format: SceneFormat,
     folder: str | os.PathLike,
     counts: dict[str, int],
@@ -144,26 +157,28 @@ def convert_tfrecords(
     chunk: int = 100,
     overwrite: bool = False,
 ) -> None:
-    """Convert a file, or go on where an interrupted run stopped; prints what it wrote.
+    """Convert a file, or continue where an interrupted run stopped, and print what was written.
 
-    A file with fewer scenes than asked for gives what it has, and a note on stderr.
+    If the file has fewer scenes than requested, all of them are converted, with a note on standard
+    error.
 
     Args:
-        path: the TFRecord file.
-        scene_format: of the file.
-        folder: where ``train.json``, ``train_images.npy``, ``test.json`` and ``test_images.npy``
-            go.
-        counts: scenes of "train" and "test"; 0 for none.
-        workers: processes; one of them reads the file.
-        chunk: scenes in a piece of work, what a kill can lose at most per process.
-        overwrite: replace what is there.
+        paths: the TFRecord file, or several (shards), which are read in this order.
+        scene_format: format of the file, and which scenes to accept.
+        folder: folder for ``train.json``, ``train_images.npy``, ``test.json`` and
+            ``test_images.npy``.
+        counts: number of scenes in "train" and "test"; 0 for none.
+        workers: number of processes, one of which reads the file.
+        chunk: scenes per unit of work, which is the most that a kill can lose per process.
+        overwrite: replace existing splits.
 
     Raises:
-        JobError: the file is not sound (what was converted before stays), it has no scene to
-            convert, or the folder holds something else.
+        JobError: the file is damaged (scenes converted so far are kept), it has no scenes to
+            convert, or the folder holds another data set.
         OSError: the file cannot be read.
     """
-    reader = SceneReader(Path(path), scene_format)
+    files = [paths] if isinstance(paths, str | os.PathLike) else paths
+    reader = SceneReader([Path(file) for file in files], scene_format)
     try:
         first_record = reader.fingerprint()
     except TFRecordError as error:
@@ -186,7 +201,7 @@ def convert_tfrecords(
     asked, got = sum(job.count for job in jobs), sum(found.values())
     if found and got < asked:
         note = (
-            f"{reader.path} ends after {reader.records:,} records with {got:,} scenes of "
+            f"{reader.paths[-1]} ends after {reader.records:,} records with {got:,} scenes of "
             f"{scene_format.min_objects} to {scene_format.max_objects} objects; "
             f"{asked:,} were asked for"
         )

@@ -1,11 +1,11 @@
-"""Read TFRecord files of ``tf.train.Example`` as streams of NumPy arrays, without TensorFlow.
+"""Reads TFRecord files of ``tf.train.Example`` as streams of NumPy arrays, without TensorFlow.
 
-A TFRecord file is a row of records, usually as one GZIP stream; each is::
+A TFRecord file is a sequence of records, usually compressed as one GZIP stream. Each record is::
 
     uint64 length, uint32 masked CRC32C of these 8 bytes, data, uint32 masked CRC32C of the data
 
-(little-endian; format as in TensorFlow's documentation of TFRecord). Both checksums of every
-record are checked. Memory holds one record at a time, however long the file.
+(little-endian; see TensorFlow's documentation of TFRecord). Both checksums of every record are
+verified. Only one record at a time is in memory, however long the file is.
 """
 
 import contextlib
@@ -26,22 +26,25 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 _MASK_DELTA = 0xA282EAD8
+# Longest record that is read, in bytes. One of CLEVR takes 3.3 million. A length is checked before
+# memory is allocated for it, because a small compressed file can hold a huge record.
+MAX_RECORD = 64 * 2**20
 # isal's stub declares an instance where the module has a class.
 _DeflateError: type[Exception] = isal_zlib.error  # type: ignore[assignment]
 
-_FETCH_AGAIN = "fetch the file again (a download that broke off or was damaged does this)"
-_OTHER_FILE = "check that this is the file you meant, and fetch it again if it is"
+_FETCH_AGAIN = "download the file again (the download may have been incomplete or damaged)"
+_OTHER_FILE = "check that this is the right file, and download it again if it is"
 
 
 class TFRecordError(UserError, RuntimeError):
-    """A file that cannot be read to its end; names the file, the record and what to do.
+    """A file cannot be read to its end; the message names the record and says what to do.
 
-    Records before the one it names were sound.
+    All records before that one were sound.
     """
 
 
 class _BadRecordError(Exception):
-    """What is wrong with a record, and what to do."""
+    """A record is damaged; the arguments are the problem and what to do about it."""
 
 
 def _error(path: str | os.PathLike, record: int | None, problem: str, advice: str) -> TFRecordError:
@@ -50,14 +53,14 @@ def _error(path: str | os.PathLike, record: int | None, problem: str, advice: st
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum that TFRecord stores: CRC32C, turned right by 15 bits, plus a constant."""
+    """Return the checksum of TFRecord: CRC32C, rotated right by 15 bits, plus a constant."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + _MASK_DELTA) & 0xFFFFFFFF
 
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """The stream of a file, decompressed if it begins as GZIP does."""
+    """Open a file as a stream, which is decompressed if the file begins like GZIP."""
     with open(path, "rb") as raw:
         begin = raw.read(len(_GZIP_MAGIC))
         raw.seek(0)
@@ -71,10 +74,10 @@ def _opened(path: str | os.PathLike) -> Iterator[BinaryIO]:
 
 
 def _next_record(stream: BinaryIO, first: bool) -> bytes | None:
-    """The next record's data, None at the end of the file.
+    """Return the data of the next record, or None at the end of the file.
 
     Raises:
-        _BadRecordError: a damaged record.
+        _BadRecordError: the record is damaged.
         EOFError: the file ends within the record.
     """
     header = stream.read(_HEADER.size)
@@ -88,6 +91,10 @@ def _next_record(stream: BinaryIO, first: bool) -> bytes | None:
             found = "a web page" if header.lstrip().startswith(b"<") else "some other file"
             raise _BadRecordError(f"this is {found}, not TFRecords", _OTHER_FILE)
         raise _BadRecordError("corrupted: the checksum of its length is wrong", _FETCH_AGAIN)
+    if length > MAX_RECORD:
+        raise _BadRecordError(
+            f"claims to be {length:,} bytes long, and at most {MAX_RECORD:,} are read", _OTHER_FILE
+        )
     data = stream.read(length)
     end = stream.read(_CHECKSUM.size)
     if len(data) < length or len(end) < _CHECKSUM.size:
@@ -98,14 +105,14 @@ def _next_record(stream: BinaryIO, first: bool) -> bytes | None:
 
 
 def read_records(path: str | os.PathLike) -> Iterator[bytes]:
-    """Yield the data of each record, decompressed and with both checksums checked.
+    """Yield the data of each record, decompressed and with both checksums verified.
 
     Args:
-        path: a TFRecord file, compressed with GZIP or not (told by its first bytes).
+        path: a TFRecord file, with or without GZIP compression, which its first bytes tell.
 
     Raises:
         OSError: the file cannot be opened or read.
-        TFRecordError: empty, truncated or corrupted, or not a TFRecord file.
+        TFRecordError: the file is empty, truncated, corrupted, or not a TFRecord file.
     """
     number = 0
     with _opened(path) as stream:
@@ -122,7 +129,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
             if data is None:
                 break
             yield data
-            # Freed before the next one is read, or each would go to memory that is new.
+            # Free the record before reading the next one, so that its memory is reused.
             del data
             number += 1
     if not number:
@@ -131,7 +138,7 @@ def read_records(path: str | os.PathLike) -> Iterator[bytes]:
 
 @contextlib.contextmanager
 def naming_record(path: str | os.PathLike, number: int) -> Iterator[None]:
-    """Turn an ``ExampleError`` of record ``number`` into a ``TFRecordError`` that names it."""
+    """Convert an ``ExampleError`` in record ``number`` to a ``TFRecordError`` that names it."""
     try:
         yield
     except ExampleError as error:
@@ -141,19 +148,19 @@ def naming_record(path: str | os.PathLike, number: int) -> Iterator[None]:
 def read_examples(path: str | os.PathLike, schema: Schema) -> Iterator[dict[str, np.ndarray]]:
     """Read a TFRecord file of ``tf.train.Example`` records, one by one.
 
-    Schemas of the Multi-Object Datasets are in ``multi_object.py``.
+    The schemas of the Multi-Object Datasets are in ``schemas.py``.
 
     Args:
-        path: the file, compressed with GZIP or not.
-        schema: name -> ``Feature``; features of the file that it does not name are passed over.
+        path: the file, with or without GZIP compression.
+        schema: {name: ``Feature``}; features that it does not name are skipped.
 
     Yields:
-        name -> array, for each record; see ``parse_example`` (arrays of kind "bytes" are
-        read-only views of the record).
+        {name: array} for each record, see ``parse_example``. Arrays of kind "bytes" are read-only
+        views of the record.
 
     Raises:
         OSError: the file cannot be opened or read.
-        TFRecordError: empty, truncated, corrupted, or not what the schema describes.
+        TFRecordError: the file is empty, truncated, corrupted, or does not match the schema.
     """
     for number, data in enumerate(read_records(path)):
         with naming_record(path, number):

@@ -1,5 +1,6 @@
 import gzip
 import pickle
+import struct
 import tracemalloc
 
 import numpy as np
@@ -9,6 +10,7 @@ from tfrecord_files import example, record, slow_masked_crc32c, write
 from rmonet_d2.datasets.convert import schemas as multi_object
 from rmonet_d2.datasets.convert.tf_example import Feature
 from rmonet_d2.datasets.convert.tfrecord import (
+    MAX_RECORD,
     TFRecordError,
     masked_crc32c,
     read_examples,
@@ -68,7 +70,7 @@ def read_until_error(path, schema=SCHEMA):
             assert np.array_equal(values["a"], values_of(number - 1)["a"])
     message = str(error.value)
     assert str(path) in message and "; " in message
-    assert "fetch" in message or "check that this is the file" in message
+    assert "download" in message or "check that this is the right file" in message
     return number, message
 
 
@@ -161,7 +163,7 @@ def test_a_file_of_another_data_set(tmp_path, records):
     path = write(tmp_path / "a.tfrecords", records)
     _, message = read_until_error(path, multi_object.OBJECTS_ROOM)
     assert "record 0: not what the schema describes: there is no feature 'image'" in message
-    assert "it holds a, f, i; check that this is the file you meant" in message
+    assert "it holds a, f, i; check that this is the right file" in message
     _, message = read_until_error(path, {"a": Feature((99,))})
     assert "feature 'a' holds 100 bytes in 100 strings instead of 99" in message
 
@@ -201,3 +203,18 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 def test_errors_survive_pickling():
     assert str(pickle.loads(pickle.dumps(TFRecordError("a: record 1")))) == "a: record 1"
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**40, MAX_RECORD + 1])
+def test_a_huge_length_with_a_valid_checksum_takes_no_memory(tmp_path, length):
+    number = struct.pack("<Q", length)
+    header = number + struct.pack("<I", slow_masked_crc32c(number))
+    path = tmp_path / "huge.tfrecords"
+    with gzip.open(path, "wb", compresslevel=1) as stream:
+        stream.write(header + bytes(10_000_000))
+    tracemalloc.start()
+    count, message = read_until_error(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 0 and f"record 0: claims to be {length:,} bytes long" in message
+    assert peak < 5e6
