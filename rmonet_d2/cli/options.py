@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from rmonet_d2.utils.errors import UserError
+from rmonet_d2.utils.threads import limit_spinning
 
 INTERRUPTED = 130
 _EXIT_STATUS = """\
@@ -57,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def add_config_file(parser: argparse.ArgumentParser, default: str = "", **options) -> None:
+def add_config_file(parser: argparse._ActionsContainer, default: str = "", **options) -> None:
     """Add ``--config-file``: a path, or the name of one of this project's configs."""
     parser.add_argument(
         "--config-file",
@@ -125,6 +126,7 @@ def run_program(
         errors: exceptions other than :class:`UserError` that are reported by their message alone.
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
+    limit_spinning()
     try:
         return work(args) or 0
     except expected as error:
