@@ -1,10 +1,14 @@
-"""Make scenes, train a model for a few minutes, evaluate it, and write a report (`make demo`).
+"""Show what the shipped weights find, then train a model and complete the report (`make demo`).
+
+The training takes at most ten minutes: the program measures the machine's speed, and trains for
+fewer iterations on a slow one.
 
 Each step is a command of its own, which is printed before it starts. Steps that are complete are
 not repeated when the demo is started again. The report is OUTPUT/report.html.
 """
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -22,6 +26,9 @@ EXAMPLE = """\
 CONFIG = "configs/quick/rmonet_unet.yaml"
 # Weights that the repository ships; the config of the same name trained them for longer.
 SHIPPED = "multi_dsprites_rmonet_unet_cpu"
+SHIPPED_CLEVR = "clevr_rmonet_unet_cpu"
+# Time for the iterations of the training; evaluations come on top.
+TRAINING_SECONDS = 540
 
 
 def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
@@ -40,15 +47,17 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
-def steps(args: argparse.Namespace) -> list[tuple[str, list[str], str]]:
-    """Return (description, command with arguments, file that marks completion) of each step.
+Step = tuple[str, list[str], str]
 
-    The file is "" for steps that detect completion themselves, or that are always repeated.
+
+def first_steps(args: argparse.Namespace) -> list[Step]:
+    """Return the steps up to the first report, which shows what the shipped weights find.
+
+    A step is (description, command with arguments, file that marks completion). The file is "" for
+    steps that detect completion themselves, or that are always repeated.
     """
     output = args.output
-    train = ["train", "--config-file", CONFIG]
     counts = [f"--num-train={args.num_train}", f"--num-test={args.num_test}"]
-    final = ["MODEL.WEIGHTS", f"{output}/model_final.pth"]
     shipped_config = f"configs/{SHIPPED}.yaml"
     shipped = ["MODEL.WEIGHTS", SHIPPED]
     return [
@@ -58,54 +67,138 @@ def steps(args: argparse.Namespace) -> list[tuple[str, list[str], str]]:
             "",
         ),
         (
-            "evaluating the untrained model",
-            [*train, "--eval-only", *args.opts, "OUTPUT_DIR", f"{output}/untrained"],
-            f"{output}/untrained/eval_results.json",
-        ),
-        ("training and evaluating", [*train, "--resume", *args.opts, "OUTPUT_DIR", output], ""),
-        (
-            "drawing test scenes",
-            ["visualize", "--config-file", CONFIG, "--num", "8"]
-            + ["--output", f"{output}/scenes.png", *args.opts, *final],
-            "",
-        ),
-        (
             "evaluating the weights that the repository ships",
+            # One decomposition of each image: six of them take six times as long.
             ["train", "--config-file", shipped_config, "--eval-only"]
-            + [*shipped, "OUTPUT_DIR", f"{output}/shipped"],
+            + [*shipped, "TEST.AUG.ENABLED", "False", "OUTPUT_DIR", f"{output}/shipped"],
             f"{output}/shipped/eval_results.json",
         ),
         (
             "drawing what they find",
             ["visualize", "--config-file", shipped_config, "--num", "8"]
             + ["--output", f"{output}/scenes_of_shipped_weights.png", *shipped],
-            "",
+            f"{output}/scenes_of_shipped_weights.png",
         ),
         (
-            "writing the report",
-            ["report", "--output-dir", output, "--title", "R-MONet(UNet), quick demo"],
+            "drawing what the shipped CLEVR weights find in pictures that they were not trained on",
+            ["visualize", "--config-file", f"configs/{SHIPPED_CLEVR}.yaml", "--num", "4"]
+            + ["--output", f"{output}/clevr_of_shipped_weights.png"]
+            + ["MODEL.WEIGHTS", SHIPPED_CLEVR, "DATASETS.TEST", '("clevr_sample_test",)'],
+            f"{output}/clevr_of_shipped_weights.png",
+        ),
+        ("writing a first report", _report(output), f"{output}/report.html"),
+    ]
+
+
+def training_steps(args: argparse.Namespace, schedule: list[str]) -> list[Step]:
+    """Return the steps that train, evaluate and draw, and that complete the report.
+
+    Args:
+        args: parsed arguments.
+        schedule: overrides that shorten the training, see :func:`choose_schedule`.
+    """
+    output = args.output
+    train = ["train", "--config-file", CONFIG]
+    opts = [*schedule, *args.opts]
+    return [
+        (
+            "evaluating the untrained model",
+            [*train, "--eval-only", *args.opts, "OUTPUT_DIR", f"{output}/untrained"],
+            f"{output}/untrained/eval_results.json",
+        ),
+        ("training and evaluating", [*train, "--resume", *opts, "OUTPUT_DIR", output], ""),
+        (
+            "drawing test scenes",
+            ["visualize", "--config-file", CONFIG, "--num", "8"]
+            + ["--output", f"{output}/scenes.png", *args.opts]
+            + ["MODEL.WEIGHTS", f"{output}/model_final.pth"],
             "",
         ),
+        ("writing the report", _report(output), ""),
     ]
+
+
+def _report(output: str) -> list[str]:
+    return ["report", "--output-dir", output, "--title", "R-MONet(UNet), quick demo"]
+
+
+def choose_schedule(args: argparse.Namespace, environment: dict[str, str]) -> list[str]:
+    """Measure this machine's speed, and return overrides with which the training fits it.
+
+    The choice is stored in the output folder, so that a demo that continues keeps it. A
+    SOLVER.MAX_ITER on the command line is used as it is, without a measurement.
+    """
+    if "SOLVER.MAX_ITER" in args.opts:
+        return []
+    path = os.path.join(args.output, "schedule.json")
+    if not os.path.isfile(path):
+        print("\nmeasuring the speed of a training step", flush=True)
+        code = (
+            "import sys; from rmonet_d2.benchmark.schedule import main; "
+            "sys.exit(main(sys.argv[1:]))"
+        )
+        command = [sys.executable, "-c", code, path, CONFIG, str(TRAINING_SECONDS), *args.opts]
+        status = _call(command, environment)
+        if status:
+            raise UserError(f"measuring the speed failed (exit status {status}); {GO_ON}.")
+    with open(path) as file:
+        found = json.load(file)
+    minutes = found["iterations"] * found["seconds_per_iteration"] / 60
+    print(
+        f"\n{found['seconds_per_iteration']:.2f} s per iteration: training for "
+        f"{found['iterations']} of {found['wanted']} iterations, about {minutes:.0f} minutes "
+        "(SOLVER.MAX_ITER sets another number)",
+        flush=True,
+    )
+    return [str(value) for value in found["opts"]]
+
+
+def _call(command: list[str], environment: dict[str, str]) -> int:
+    """Run a command and return its exit status, as ``subprocess.call``, which kills on Ctrl-C.
+
+    Ctrl-C in a terminal reaches the command too. It may need a while to finish its iteration and
+    save a checkpoint.
+    """
+    process = subprocess.Popen(command, env=environment)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        print("\nstopping; press Ctrl-C again to stop immediately", file=sys.stderr, flush=True)
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+            process.wait()
+        raise
 
 
 def run(args: argparse.Namespace) -> None:
     """Run all steps that are not complete."""
     environment = dict(os.environ, DETECTRON2_DATASETS=f"{args.output}/datasets")
-    start = time.time()
-    todo = steps(args)
-    for number, (what, command, complete) in enumerate(todo, 1):
-        print(f"\n[{number}/{len(todo)}, after {time.time() - start:.0f} s] {what}", flush=True)
+    start, first = time.time(), first_steps(args)
+    total = len(first) + len(training_steps(args, []))
+    _run_steps(first, 1, total, start, environment)
+    print(f"\nafter {time.time() - start:.0f} s, open {args.output}/report.html", flush=True)
+    schedule = choose_schedule(args, environment)
+    _run_steps(training_steps(args, schedule), len(first) + 1, total, start, environment)
+    print(f"\ndone in {time.time() - start:.0f} s: open {args.output}/report.html")
+
+
+def _run_steps(
+    steps: list[Step], first: int, total: int, start: float, environment: dict[str, str]
+) -> None:
+    """Run steps, of which the first one has the number ``first`` of ``total``."""
+    for number, (what, command, complete) in enumerate(steps, first):
+        print(f"\n[{number}/{total}, after {time.time() - start:.0f} s] {what}", flush=True)
         if complete and os.path.isfile(complete):
             print(f"  already done: {complete}", flush=True)
             continue
         print(f"  {shlex.join(['rmonet', *command])}", flush=True)
-        code = subprocess.call([sys.executable, "-m", "rmonet_d2", *command], env=environment)
+        code = _call([sys.executable, "-m", "rmonet_d2", *command], environment)
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         if code:
             raise UserError(f"{what} failed (exit status {code}); {GO_ON}.")
-    print(f"\ndone in {time.time() - start:.0f} s: open {args.output}/report.html")
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:
