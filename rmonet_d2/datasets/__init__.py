@@ -1,5 +1,5 @@
-"""Making data sets: scenes from nothing, published files converted, and the resumable work of both.
+"""Makes data sets: generates scenes or converts published files, in runs that can be resumed.
 
-Nothing here imports torch or Detectron2: worker processes start quickly, and Blender's Python needs
-neither.
+Nothing here imports torch or Detectron2, so that worker processes start quickly and that Blender's
+Python needs neither.
 """

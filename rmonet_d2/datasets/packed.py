@@ -1,9 +1,9 @@
 """Packed images: all images of a split in one uncompressed ``.npy`` array (N, H, W, 3) uint8 RGB.
 
-A small image costs one row of a memory map instead of a file and a decoder. Image 123 of
-``/data/train_images.npy`` is named ``packed:///data/train_images.npy/000123.png``. Code of this
-package reads it with ``read_packed``; any other Detectron2 code reads it too, because a handler
-for ``packed://`` hands out the bytes of a PNG file through Detectron2's ``PathManager``.
+Reading a small image costs one row of a memory map, instead of opening and decoding a file. Image
+123 of ``/data/train_images.npy`` is called ``packed:///data/train_images.npy/000123.png``. This
+package reads it with ``read_packed``. Other Detectron2 code can read it, too, because a handler for
+``packed://`` provides it as a PNG file through Detectron2's ``PathManager``.
 """
 
 import io
@@ -21,16 +21,16 @@ from rmonet_d2.utils.errors import UserError
 
 PREFIX = "packed://"
 _NAME = re.compile(r"^(?P<file>.+\.npy)/(?P<index>\d+)(\.\w+)?$")
-# What numpy raises for damaged headers, which it parses as Python.
+# Exceptions that NumPy raises for damaged headers, which it parses as Python.
 _BAD_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
-# What makes a file again, for error messages: file name -> command.
+# File name -> command that makes the file, for error messages.
 _RECIPES: dict[str, str] = {}
-# Memory maps by file. Keyed by process too: a forked worker opens its own.
+# Memory maps by process and file, so that a forked worker opens its own.
 _MAPS: dict[tuple[int, str], np.ndarray] = {}
 
 
 class PackedImageError(UserError, RuntimeError):
-    """A packed image file that cannot be read; the message says which and what to do."""
+    """A packed image file cannot be read; the message names it and says what to do."""
 
 
 def set_recipe(images_file: str | os.PathLike, command: str) -> None:
@@ -45,13 +45,13 @@ def _error(images_file: str, problem: str) -> PackedImageError:
 
 
 def open_packed(images_file: str | os.PathLike) -> np.ndarray:
-    """Memory-map a packed file, read only.
+    """Memory-map a packed file for reading.
 
     Returns:
         (N, H, W, 3) uint8.
 
     Raises:
-        PackedImageError: the file is missing, truncated, or not such an array.
+        PackedImageError: the file is missing, truncated, or not an array of this kind.
     """
     images_file = str(images_file)
     try:
@@ -80,7 +80,7 @@ def open_packed(images_file: str | os.PathLike) -> np.ndarray:
 
 
 def is_packed(file_name: str) -> bool:
-    """Whether a file name is one of a packed image."""
+    """Return whether a file name is that of a packed image."""
     return file_name.startswith(PREFIX)
 
 
@@ -94,16 +94,17 @@ def _parse(file_name: str) -> tuple[str, int]:
 
 
 def read_packed(file_name: str) -> np.ndarray:
-    """Read one image without decoding anything.
+    """Read one image, without any decoding.
 
     Args:
-        file_name: e.g. ``packed:///data/train_images.npy/000123.png``.
+        file_name: name such as ``packed:///data/train_images.npy/000123.png``.
 
     Returns:
         (H, W, 3) uint8 RGB, a read-only view of the file's memory map.
 
     Raises:
-        PackedImageError: a file or name that cannot be read, or a number beyond the file's end.
+        PackedImageError: the file cannot be read, the name is malformed, or the file has no image
+            of that number.
     """
     images_file, index = _parse(file_name)
     key = (os.getpid(), images_file)
@@ -111,19 +112,19 @@ def read_packed(file_name: str) -> np.ndarray:
     if images is None:
         images = _MAPS[key] = open_packed(images_file)
     if index >= len(images):
-        raise _error(images_file, f"image {index} asked for, but it holds {len(images):,} images")
+        raise _error(images_file, f"there is no image {index}; the file has {len(images):,} images")
     return images[index]
 
 
 def forget_packed(images_file: str | os.PathLike | None = None) -> None:
-    """Drop cached memory maps of one file or of all: needed after a file is replaced."""
+    """Drop the cached memory map of a file, or of all files; necessary after replacing a file."""
     wanted = None if images_file is None else os.path.abspath(images_file)
     for key in [k for k in _MAPS if wanted in (None, os.path.abspath(k[1]))]:
         del _MAPS[key]
 
 
 class PackedPathHandler(PathHandler):
-    """Lets Detectron2's ``PathManager`` open packed images as PNG files, read only."""
+    """Lets Detectron2's ``PathManager`` open packed images as read-only PNG files."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [PREFIX]
@@ -132,7 +133,7 @@ class PackedPathHandler(PathHandler):
         if mode != "rb":
             raise ValueError(f"{path}: packed images open with mode 'rb' only, not {mode!r}")
         image = cv2.cvtColor(read_packed(path), cv2.COLOR_RGB2BGR)
-        # Compression costs more time here than it could save.
+        # Compression would cost more time than it could save.
         done, data = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 0])
         if not done:
             raise PackedImageError(f"{path}: cannot be encoded as PNG")
@@ -152,7 +153,7 @@ class PackedPathHandler(PathHandler):
 
 
 def register_packed_handler() -> None:
-    """Teach Detectron2's ``PathManager`` the ``packed://`` prefix; again is harmless."""
+    """Register ``packed://`` with Detectron2's ``PathManager``; repeated calls are harmless."""
     from detectron2.utils.file_io import PathManager
 
     PathManager.register_handler(PackedPathHandler(), allow_override=True)
@@ -162,11 +163,11 @@ class PackedWriter:
     """Fills a packed file chunk by chunk; several processes may write different rows.
 
     Args:
-        images_file: the file; made with room for all images if it does not exist.
+        images_file: the file. If it does not exist, it is created at its full size.
         shape: (N, H, W, 3).
 
     Raises:
-        PackedImageError: the file exists and is not such an array of this shape.
+        PackedImageError: the file exists and is not a packed file of this shape.
     """
 
     def __init__(self, images_file: str | os.PathLike, shape: tuple[int, int, int, int]) -> None:

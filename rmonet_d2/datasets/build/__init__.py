@@ -1,1 +1,1 @@
-"""The resumable work of making a split of a data set."""
+"""Resumable jobs that make the splits of a data set."""

@@ -7,10 +7,10 @@ Layout while a split is being made (``NAME`` is the split)::
     .NAME_parts/00000500.json     images and annotations of the chunk that starts at 500
     .NAME_parts/annotations.json  the whole annotation file, once all chunks are there
 
-(``00000500_short.json``, ``short.npy`` and ``short.json`` where a stream ended early), and when
-it is done: ``NAME_images.npy`` and ``NAME.json``. Every step ends in one atomic rename, and a
-chunk counts as done when its part file exists, so a kill at any time loses at most the chunks in
-progress. Neither torch nor Detectron2 is needed here.
+(If a stream ends early, there are also ``00000500_short.json``, ``short.npy`` and ``short.json``.)
+The finished split consists of ``NAME_images.npy`` and ``NAME.json``. Every step ends with an atomic
+rename, and a chunk is done when its part file exists, so a kill at any time loses at most the
+chunks in progress. This module needs neither torch nor Detectron2.
 """
 
 import contextlib
@@ -37,23 +37,23 @@ MakeChunk = Callable[[int, int], tuple[np.ndarray, list[dict], list[dict]]]
 
 
 class JobError(UserError, RuntimeError):
-    """The job cannot go on; the message says why and what to do."""
+    """The job cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class PackedJob:
-    """One split to make.
+    """A split to make.
 
     Attributes:
-        folder: where its files go.
-        name: of the split, e.g. "train".
+        folder: folder of the split's files.
+        name: name of the split, such as "train".
         count: number of images.
         image_shape: (H, W).
-        info: what determines the content; goes to ``info`` of the annotation file.
+        info: everything that determines the content; written to ``info`` of the annotation file.
         categories: COCO categories.
-        make_chunk: must be picklable and a pure function of start and stop; None if the job is
-            fed by a stream, see ``packed_stream.py``.
-        chunk: images made at once.
+        make_chunk: makes a chunk; must be picklable and a pure function of start and stop. None if
+            the job is fed by a stream, see ``stream.py``.
+        chunk: number of images per chunk.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ class PackedJob:
         return self.folder / f".{self.name}_parts"
 
     def full_info(self) -> dict[str, Any]:
-        """What identifies the finished split."""
+        """Return the ``info`` that identifies the finished split."""
         return {**self.info, "split": self.name, "count": self.count}
 
 
@@ -92,7 +92,7 @@ def _write_atomically(path: Path, pieces: Iterator[str] | list[str]) -> None:
 
 
 def read_info(json_file: str | os.PathLike) -> dict[str, Any] | None:
-    """``info`` of an annotation file of ours, which is its first line; None if there is none."""
+    """Read ``info`` from the first line of an annotation file of this project; None without it."""
     try:
         with open(json_file, encoding="utf-8") as stream:
             first = stream.readline(1 << 20)
@@ -103,7 +103,7 @@ def read_info(json_file: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _as_asked(info: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Without the trace of a stream that ended early: what identifies the split asked for."""
+    """Return the ``info`` of the split that was asked for, even if its stream ended early."""
     if info is None or "asked" not in info:
         return info
     return {**{k: v for k, v in info.items() if k != "asked"}, "count": info["asked"]}
@@ -145,7 +145,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def _discard(job: PackedJob) -> None:
-    """Remove the split, but not the sound parts of an interrupted run with the same settings."""
+    """Remove the split, but keep the intact parts of an interrupted run with the same settings."""
     for path in (job.json_file, job.images_file):
         path.unlink(missing_ok=True)
     try:
@@ -159,18 +159,18 @@ def _discard(job: PackedJob) -> None:
 
 
 def prepare_job(job: PackedJob, overwrite: bool = False) -> list[tuple[int, int]] | None:
-    """Make room for a split, or find where an earlier run stopped.
+    """Prepare the folder of a split, or find out where an earlier run stopped.
 
     Args:
         job: the split.
-        overwrite: throw away whatever is there under the same name; parts that an interrupted
-            run with the same settings left are still used.
+        overwrite: discard any existing split of the same name. Parts of an interrupted run with the
+            same settings are still used.
 
     Returns:
         The (start, stop) of the chunks still to make, or None if the split is complete.
 
     Raises:
-        JobError: the folder holds a split, or part of one, made with other settings.
+        JobError: the folder holds a split, or parts of one, with other settings.
     """
     if overwrite:
         _discard(job)
@@ -193,17 +193,17 @@ def prepare_job(job: PackedJob, overwrite: bool = False) -> list[tuple[int, int]
 
 
 def chunk_size(job: PackedJob) -> int:
-    """The chunk size of a prepared job: that of the run that began it."""
+    """Return the chunk size of a prepared job, which the run that started it has chosen."""
     return json.loads((job.parts / "job.json").read_text())["chunk"]
 
 
 def _part(job: PackedJob, start: int, whole: bool = True) -> Path:
-    """The part file of a chunk. The last one of a stream that ended early is not whole."""
+    """Return the part file of a chunk. The last chunk of a stream that ended early is not whole."""
     return job.parts / f"{start:08d}{'' if whole else '_short'}.json"
 
 
 def _open_parts(job: PackedJob, wanted: dict[str, Any], way_out: str) -> int:
-    """Start or check the parts folder; returns the chunk size it is divided by."""
+    """Create or check the folder of parts; return the chunk size."""
     state_file = job.parts / "job.json"
     if state_file.exists():
         state = json.loads(state_file.read_text())
@@ -231,7 +231,7 @@ def _items(records: list[dict]) -> str:
 
 
 def _make_part(job: PackedJob, start: int, stop: int) -> int:
-    """Make one chunk; returns the number of images."""
+    """Make one chunk; return its number of images."""
     assert job.make_chunk is not None, "the job is fed by a stream"
     return write_part(job, start, *job.make_chunk(start, stop))
 
@@ -244,20 +244,20 @@ def write_part(
     annotations: list[dict],
     whole: bool = True,
 ) -> int:
-    """Write one chunk: its rows first, then its part file. Returns the number of images.
+    """Write one chunk, first its rows and then its part file; return the number of images.
 
     Args:
-        job: prepared.
+        job: a prepared job.
         start: first row.
         images: (n, H, W, 3) uint8.
         records: COCO ``images``.
         annotations: COCO ``annotations``.
-        whole: False for a chunk with fewer images than it should have.
+        whole: False if the chunk has fewer images than it should.
     """
     height, width = job.image_shape
     writer = PackedWriter(job.parts / "images.npy", (job.count, height, width, 3))
     writer.write(start, images)
-    # One line of images, one of annotations: joined later without being parsed.
+    # One string of images and one of annotations, which are joined later without being parsed.
     part = json.dumps([_items(records), _items(annotations)])
     _write_atomically(_part(job, start, whole), [part])
     return len(images)
@@ -265,27 +265,27 @@ def write_part(
 
 @contextlib.contextmanager
 def job_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Worker processes, which end with the block.
+    """Provide worker processes, which end together with the ``with`` block.
 
     Raises:
-        JobError: a worker died, e.g. for lack of memory.
+        JobError: a worker died, for example because it ran out of memory.
     """
     pool = worker_pool(workers)
     try:
         yield pool
     except BrokenProcessPool:
         raise JobError(
-            "a worker process died (out of memory?); run the same command again to go on"
+            "a worker process died (out of memory?); run the same command again to continue"
         ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> Iterator[int]:
-    """Make chunks, in this process if there is one worker; yields the images of each.
+    """Make chunks, and yield the number of images of each; one worker means this process.
 
     Raises:
-        JobError: a worker died, e.g. for lack of memory.
+        JobError: a worker died, for example because it ran out of memory.
     """
     if workers <= 1 or len(chunks) <= 1:
         for start, stop in chunks:
@@ -300,11 +300,12 @@ def run_chunks(job: PackedJob, chunks: list[tuple[int, int]], workers: int) -> I
 
 
 def finish_job(job: PackedJob, count: int | None = None) -> None:
-    """Join the parts into the final files. All chunks must be done; safe to repeat.
+    """Join the parts into the final files. All chunks must be done; repeating this is safe.
 
     Args:
         job: the split.
-        count: images made, where a stream ended early; ``info`` then says how many were asked.
+        count: number of images, if a stream ended early; ``info`` then also says how many were
+            asked for.
     """
     whole, rows = job.parts / "annotations.json", job.parts / "images.npy"
     if count is not None and count < job.count:
@@ -312,7 +313,7 @@ def finish_job(job: PackedJob, count: int | None = None) -> None:
         images = open_packed(rows)
         whole, rows = job.parts / "short.json", job.parts / "short.npy"
         for path in (whole, rows):
-            # A run before this one may have had another count.
+            # An earlier run may have had another count.
             path.unlink(missing_ok=True)
         PackedWriter(rows, (count, *images.shape[1:])).write(0, images[:count])
     if not whole.exists():
@@ -327,7 +328,7 @@ def finish_job(job: PackedJob, count: int | None = None) -> None:
 
 
 def run_job(job: PackedJob, workers: int, overwrite: bool = False) -> None:
-    """Make a split, or what is left of it, with a progress bar; prints what it wrote.
+    """Make a split, or the rest of it, with a progress bar, and print what was written.
 
     Raises:
         JobError: see :func:`prepare_job` and :func:`run_chunks`.

@@ -1,8 +1,8 @@
-"""Packed jobs fed by one stream: items come in order, once, and cannot be asked for by number.
+"""Jobs that are fed by a stream, whose items come once, in order, and not by number.
 
-``packed_job.py`` makes chunks by their numbers; here this process reads and prepares the items of
-a chunk, and worker processes make its part. Splits take their items one after the other. On
-resuming, the items of finished chunks are read again and dropped.
+In contrast to ``job.py``, this process reads and prepares the items of a chunk, and worker
+processes make its part. The splits take their items one after the other. After an interrupt, the
+items of finished chunks are read again and discarded.
 """
 
 import collections
@@ -19,7 +19,7 @@ from rmonet_d2.datasets.build.job import PackedJob, job_pool, write_part
 
 Item = TypeVar("Item")
 Prepared = TypeVar("Prepared")
-# (prepared items, row of the first) -> what ``MakeChunk`` gives; must be picklable.
+# (prepared items, row of the first) -> the same as ``MakeChunk``; must be picklable.
 MakePart = Callable[[list[Any], int], tuple[np.ndarray, list[dict], list[dict]]]
 
 
@@ -28,7 +28,7 @@ def _stream_part(job: PackedJob, make: MakePart, items: list[Any], start: int, w
 
 
 class _Here:
-    """An executor that works at once, in this process."""
+    """An executor that runs everything immediately in this process."""
 
     def submit(self, function: Callable[..., int], *arguments: Any) -> Future:
         future: Future = Future()
@@ -41,14 +41,14 @@ class StreamedJobs(Generic[Item, Prepared]):
 
     Args:
         plans: (job, chunks still to make, chunk size) of each split, in the order of the stream;
-            see ``prepare_job``. No chunks for a split that is complete: its items are passed
-            over.
-        prepare: item -> what is sent to a worker; runs here, for the chunks still to make only.
-        make: makes a part, in a worker.
+            see ``prepare_job``. A complete split has no chunks, and its items are skipped.
+        prepare: converts an item to what a worker needs; runs in this process, and only for the
+            chunks still to make.
+        make: makes a part in a worker.
 
     Attributes:
-        found: name of a split -> items made of it, now or before; known after ``run``. Fewer
-            than its job's count where the stream ended early.
+        found: {name of a split: number of its items made so far, including earlier runs}, known
+            after ``run``. The number is smaller than the job's count if the stream ended early.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class StreamedJobs(Generic[Item, Prepared]):
         self.found: dict[str, int] = {}
 
     def _tasks(self, items: Iterator[Item]) -> Generator[tuple[Any, ...]]:
-        """Arguments of ``_stream_part``, while items last."""
+        """Yield arguments of ``_stream_part`` as long as there are items."""
         left = sum(len(chunks) for _, chunks, _ in self.plans)
         for job, chunks, size in self.plans:
             starts = {start for start, _ in chunks}
@@ -72,7 +72,7 @@ class StreamedJobs(Generic[Item, Prepared]):
                 wanted = min(size, job.count - start)
                 batch = itertools.islice(items, wanted)
                 if not left:
-                    # Nothing more to make, so nothing more to read.
+                    # There is nothing left to make, so stop reading.
                     count = wanted
                 elif start in starts:
                     left -= 1
@@ -81,7 +81,8 @@ class StreamedJobs(Generic[Item, Prepared]):
                     if made:
                         yield job, self.make, made, start, count == wanted
                 else:
-                    # Made from the same stream, so it had these items, even if it now ends early.
+                    # This chunk was made from the same stream, which therefore had these items,
+                    # even if it ends earlier now.
                     collections.deque(batch, maxlen=0)
                     count = wanted
                 self.found[job.name] += count
@@ -89,24 +90,24 @@ class StreamedJobs(Generic[Item, Prepared]):
                     break
 
     def run(self, items: Iterator[Item], workers: int) -> Iterator[int]:
-        """Make all chunks left; yields the images of each as it is done.
+        """Make all remaining chunks, and yield the number of images of each when it is done.
 
         Args:
-            items: the stream; what it raises is raised after the chunks in progress are done.
-            workers: processes, this one included.
+            items: the stream. Its exceptions are raised after the chunks in progress are done.
+            workers: number of processes, including this one.
 
         Raises:
-            JobError: a worker died, e.g. for lack of memory.
+            JobError: a worker died, for example because it ran out of memory.
         """
         waiting: set[Future] = set()
-        # This process reads; what is left for others is made at once where there are none.
+        # This process reads. Without other processes, it also makes each part immediately.
         pool = job_pool(workers - 1) if workers > 1 else contextlib.nullcontext(_Here())
         with pool as executor, contextlib.closing(self._tasks(items)) as tasks:
             try:
                 for task in tasks:
                     waiting.add(executor.submit(_stream_part, *task))
                     if len(waiting) > workers:
-                        # No more chunks in memory than this.
+                        # Limit the number of chunks in memory.
                         done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                         yield from (future.result() for future in done)
             except BrokenProcessPool:

@@ -1,6 +1,6 @@
-"""Packed images as PNG files, for tools that read nothing else, and for small samples.
+"""Unpacks packed images into PNG files, for other tools and for small samples.
 
-Neither torch nor Detectron2 is needed here.
+This module needs neither torch nor Detectron2.
 """
 
 import json
@@ -18,23 +18,24 @@ _NAME = re.compile(r"[0-9]{1,18}(\.[A-Za-z0-9]+)?")
 
 
 def unpack_split(source: str | os.PathLike, split: str, target: str | os.PathLike) -> int:
-    """Copy one split of a packed data set as PNG files and a COCO file.
+    """Copy one split of a packed data set into PNG files and a COCO file.
 
-    ``target/SPLIT/`` gets the images under the names that the annotations give them, then
-    ``target/SPLIT.json`` gets a copy of the annotations, so it exists only where all images do.
+    First writes the images to ``target/SPLIT/``, under their names in the annotations, and then a
+    copy of the annotations to ``target/SPLIT.json``, which therefore exists only if all images do.
 
     Args:
         source: folder with ``SPLIT.json`` and ``SPLIT_images.npy``.
-        split: e.g. "train".
-        target: a folder, made if need be.
+        split: name of the split, such as "train".
+        target: folder to write to, created if necessary.
 
     Returns:
         The number of images.
 
     Raises:
-        OSError: a file is missing or cannot be written, or there is something in the way.
-        PackedImageError: the images cannot be read, or are fewer than the annotations say.
-        ValueError: the annotations are no JSON file of this project.
+        OSError: a file is missing, already exists or cannot be written.
+        PackedImageError: the images cannot be read.
+        ValueError: the annotations are not a JSON file of this project, or name an image that does
+            not exist.
     """
     source, target = Path(source), Path(target)
     text = (source / f"{split}.json").read_text(encoding="utf-8")

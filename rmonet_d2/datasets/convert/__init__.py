@@ -1,1 +1,1 @@
-"""Published TFRecord files converted into this project's format."""
+"""Converts published TFRecord files to this project's format."""

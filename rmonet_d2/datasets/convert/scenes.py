@@ -1,11 +1,11 @@
-"""Scenes of the published Multi-Object Datasets files: cropped, resized, as COCO annotations.
+"""Crops and resizes scenes of the published Multi-Object Datasets, and makes COCO annotations.
 
-Symbols: E entities of a record, entity 0 the background, padding included; H = W = ``size`` after
-crop and resize; N scenes, M annotations.
+Symbols: E entities per record, including padding and the background, which is entity 0;
+H = W = ``size`` after cropping and resizing; N scenes, M annotations.
 
-A record is dealt with in two steps. ``crop_scene`` keeps 0.1 of the 3.2 MB of a CLEVR record, so
-that little is sent to the worker processes, which resize and encode (``make_images``). Nothing
-here needs torch or Detectron2.
+A record is processed in two steps. ``crop_scene`` keeps 0.1 of the 3.2 MB of a CLEVR record, so
+that only little data is sent to the worker processes, which resize and encode it
+(``make_images``). Nothing here needs torch or Detectron2.
 """
 
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ from rmonet_d2.datasets.convert.schemas import (
 from rmonet_d2.datasets.convert.tf_example import Schema, parse_example
 from rmonet_d2.datasets.generate.multi_dsprites import file_name
 
-# Changes whenever the same file and settings would give other images or annotations.
+# Must change whenever the same file and settings would give other images or annotations.
 CONVERTER_VERSION = 1
-# Names of attributes that differ from those of the file.
+# Name in the file -> name of the attribute, where they differ.
 _ATTRIBUTES = {"visibility": "visible"}
 
 
@@ -34,16 +34,16 @@ class SceneFormat:
     """How the records of a file become images, masks and attributes.
 
     Attributes:
-        name: of the published file.
-        schema: of its records.
-        entity_axis: where ``mask`` has its entities, without its last axis: 0 or 2.
+        name: name of the published file.
+        schema: schema of its records.
+        entity_axis: axis of the entities in ``mask``, not counting the last axis: 0 or 2.
         crop: (top, bottom, left, right) in pixels of the stored image.
-        size: side of the images made, in pixels.
-        min_objects, max_objects: scenes with fewer or more objects are passed over.
-        codes: feature -> names of its codes; a code with no name stays a number.
+        size: side of the resulting images in pixels.
+        min_objects, max_objects: scenes with fewer or more objects are skipped.
+        codes: {feature: names of its codes}; a code without a name stays a number.
 
     Raises:
-        ValueError: a size below 16, or no number of objects between min and max.
+        ValueError: the size is below 16, or the range of objects is empty.
     """
 
     name: str
@@ -57,7 +57,7 @@ class SceneFormat:
 
     def __post_init__(self) -> None:
         if self.size < 16:
-            raise ValueError(f"size is {self.size}: images need at least 16 pixels a side")
+            raise ValueError(f"size is {self.size}: images need at least 16 pixels per side")
         if not 0 <= self.min_objects <= self.max_objects:
             raise ValueError(
                 f"objects {self.min_objects} to {self.max_objects}: need 0 <= min <= max"
@@ -65,11 +65,11 @@ class SceneFormat:
 
     @property
     def slots(self) -> int:
-        """Objects that a record has room for."""
+        """Maximum number of objects in a record."""
         return self.schema["visibility"].shape[0] - 1
 
     def info(self) -> dict[str, Any]:
-        """What determines the content, for ``info`` of the annotation file."""
+        """Return everything that determines the content, for ``info`` of the annotation file."""
         return {
             "source": "official",
             "file": self.name,
@@ -83,11 +83,11 @@ class SceneFormat:
 
 
 def clevr_with_masks(size: int = 128, min_objects: int = 3, max_objects: int = 6) -> SceneFormat:
-    """CLEVR (with masks); by default the scenes of the paper's Sec. 4 (3 to 6 objects, 128x128).
+    """Return the format of CLEVR (with masks), by default as in Sec. 4: 3 to 6 objects, 128x128.
 
-    The paper crops as MONet (Burgess et al. 2019), which published no code. The box, rows 29:221
-    and columns 64:256 of the 240x320 image, is that of the code published with IODINE (Greff et
-    al. 2019) and with Slot Attention (Locatello et al. 2020).
+    The paper crops images like MONet (Burgess et al. 2019), which published no code. The crop used
+    here, rows 29:221 and columns 64:256 of the 240x320 image, is that of the code published with
+    IODINE (Greff et al. 2019) and with Slot Attention (Locatello et al. 2020).
     """
     return SceneFormat(
         name="clevr_with_masks",
@@ -104,7 +104,7 @@ def clevr_with_masks(size: int = 128, min_objects: int = 3, max_objects: int = 6
 def multi_dsprites_official(
     size: int = 64, min_objects: int = 2, max_objects: int = 5
 ) -> SceneFormat:
-    """Multi-dSprites, coloured sprites on grey, uncropped (Sec. 4: 2 to 5 sprites, 64x64)."""
+    """Return the format of Multi-dSprites, by default as in Sec. 4: 2 to 5 sprites, 64x64."""
     return SceneFormat(
         name="multi_dsprites_colored_on_grayscale",
         schema=MULTI_DSPRITES_COLORED_ON_GRAYSCALE,
@@ -118,13 +118,13 @@ def multi_dsprites_official(
 
 @dataclass
 class Scene:
-    """A record, cropped.
+    """A cropped record.
 
     Attributes:
         record: its number in the file.
-        image: (crop height, crop width, 3) uint8 RGB, not resized yet.
-        owner: (H, W) uint8, the entity each pixel belongs to; 0 is the background.
-        objects: entities that exist, without the background.
+        image: (crop height, crop width, 3) uint8 RGB, not yet resized.
+        owner: (H, W) uint8, the entity that each pixel belongs to; 0 is the background.
+        objects: existing entities, without the background.
         factors: the other features, each (E, ...).
     """
 
@@ -136,39 +136,40 @@ class Scene:
 
 
 def find_objects(data: bytes, scene_format: SceneFormat) -> list[int] | None:
-    """Which entities of a record are objects, or None for a scene that is to be passed over.
+    """Return the entities of a record that are objects, or None if the scene should be skipped.
 
-    Only ``visibility`` is read, so that passing over a record costs next to nothing.
+    This reads only ``visibility``, so that skipping a record costs almost nothing.
 
     Raises:
-        ExampleError: the record does not fit the schema.
+        ExampleError: the record does not match the schema.
     """
     wanted = {"visibility": scene_format.schema["visibility"]}
     visibility = parse_example(data, wanted)["visibility"]
-    # Counting entity 0, which is the background and always visible, would be one object off.
+    # Do not count entity 0, the background, which is always visible.
     objects = (np.flatnonzero(visibility[1:] > 0.5) + 1).tolist()
     fits = scene_format.min_objects <= len(objects) <= scene_format.max_objects
     return objects if fits else None
 
 
 def nearest(first: int, last: int, size: int) -> np.ndarray:
-    """(size,) the pixels that hold the centres of ``size`` equal parts of first..last - 1."""
+    """Divide first..last - 1 into ``size`` equal parts; return the pixels of their centers."""
     return first + (2 * np.arange(size) + 1) * (last - first) // (2 * size)
 
 
 def crop_scene(record: int, data: bytes, objects: list[int], scene_format: SceneFormat) -> Scene:
-    """Parse and crop a record. Masks are resized at once, to the nearest pixel.
+    """Parse and crop a record, and resize its masks with nearest-neighbor interpolation.
 
-    A pixel that two masks claim (none in the published files) goes to the first of them.
+    A pixel that belongs to two masks (there are none in the published files) is assigned to the
+    first one.
 
     Args:
-        record: its number in the file.
-        data: the serialised Example.
-        objects: from ``find_objects``.
-        scene_format: of the file.
+        record: number of the record in the file.
+        data: the serialized Example.
+        objects: result of ``find_objects``.
+        scene_format: format of the file.
 
     Raises:
-        ExampleError: the record does not fit the schema.
+        ExampleError: the record does not match the schema.
     """
     values = parse_example(data, scene_format.schema)
     top, bottom, left, right = scene_format.crop
@@ -179,16 +180,16 @@ def crop_scene(record: int, data: bytes, objects: list[int], scene_format: Scene
     owner = np.zeros((size, size), np.uint8)
     for k in reversed(objects):
         owner[masks[k][rows][:, columns] > 127] = k
-    # Copies: a view would keep the whole record in memory.
+    # Copy, because a view would keep the whole record in memory.
     factors = {name: np.array(value) for name, value in values.items()}
     return Scene(record, image, owner, objects, factors)
 
 
 def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize (H0, W0, 3) uint8 to (size, size, 3): bilinear between pixel centres.
+    """Resize an image (H0, W0, 3) uint8 bilinearly to (size, size, 3), with aligned pixel centers.
 
-    Without anti-aliasing, as ``tf.image.resize`` of the code published with Slot Attention does;
-    from 192 to 128 every pixel still counts.
+    There is no anti-aliasing, as in ``tf.image.resize`` of the code published with Slot Attention.
+    From 192 to 128 pixels, every pixel still contributes.
     """
     if image.shape[:2] == (size, size):
         return image
@@ -196,7 +197,7 @@ def resize_bilinear(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _plain(values: np.ndarray, names: tuple[str, ...]) -> list[Any]:
-    """A feature of N scenes (N, E, ...) as nested lists: names of codes, or numbers."""
+    """Convert a feature of N scenes (N, E, ...) to nested lists of code names or numbers."""
     if values.dtype == np.uint8:
         named = {code: name for code, name in enumerate(names) if code}
         return [[named.get(code, code) for code in row] for row in values.tolist()]
@@ -205,7 +206,7 @@ def _plain(values: np.ndarray, names: tuple[str, ...]) -> list[Any]:
 
 
 def _attributes(scenes: list[Scene], codes: dict[str, tuple[str, ...]]) -> dict[str, list[Any]]:
-    """Name of an attribute -> its values, one list of E for each scene."""
+    """Return {name of an attribute: its values, one list of length E per scene}."""
     return {
         _ATTRIBUTES.get(name, name): _plain(
             np.stack([s.factors[name] for s in scenes]), codes.get(name, ())
@@ -220,15 +221,15 @@ def make_images(
     """Resize images and encode masks.
 
     Args:
-        scene_format: of the file.
+        scene_format: format of the file.
         scenes: N cropped records, at least one.
-        start: row of the first in the packed file; row n gets image id n.
+        start: row of the first scene in the packed file; row n gets image id n.
 
     Returns:
-        Images (N, H, W, 3) uint8; COCO ``images``, with the number of the ``record`` each came
-        from; COCO ``annotations``, with ``attributes`` named as in the file except ``visible``
-        for its flag ``visibility``. An object that owns no pixel has no annotation. The id of
-        entity k of row n is ``n * (E - 1) + k``.
+        Images (N, H, W, 3) uint8; COCO ``images``, with the number of the ``record`` that each
+        comes from; COCO ``annotations``, with ``attributes`` named as in the file, except that the
+        flag ``visibility`` is called ``visible``. Objects that own no pixel have no annotation. The
+        id of entity k in row n is ``n * (E - 1) + k``.
     """
     size = scene_format.size
     rows = range(start, start + len(scenes))
@@ -241,7 +242,7 @@ def make_images(
     ]
     scene_of = np.repeat(np.arange(len(scenes)), [len(s.objects) for s in scenes])
     entity_of = np.array([k for s in scenes for k in s.objects], np.uint8)
-    # Column-major masks, which is how COCO counts runs.
+    # Masks are column-major, because that is how COCO counts runs.
     owners = np.ascontiguousarray(np.stack([s.owner for s in scenes]).transpose(0, 2, 1))
     masks = (owners[scene_of] == entity_of[:, None, None]).view(np.uint8)
     rles = mask_utils.encode(masks.transpose(2, 1, 0))

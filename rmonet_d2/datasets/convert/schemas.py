@@ -1,11 +1,11 @@
 """Schemas of the files of Multi-Object Datasets, for ``tfrecord.read_examples``.
 
-Source of the formats: Kabra et al., "Multi-Object Datasets" (2019), the readers of the repository
-google-deepmind/multi_object_datasets. In all of these files mask 0 is the background (Objects
-Room: the first four), masks are 0 or 255, and ``visibility`` tells which entities exist. It
-counts the background too: a scene of 6 objects has a visibility that sums to 7.
+The formats are those of the readers in the repository google-deepmind/multi_object_datasets (Kabra
+et al., "Multi-Object Datasets", 2019). In all of these files, mask 0 is the background (in Objects
+Room: the first four masks), masks are 0 or 255, and ``visibility`` tells which entities exist. It
+includes the background, so the visibility of a scene with 6 objects sums to 7.
 
-Sizes below are the numbers of entities stored, background and padding included.
+The sizes below are the numbers of stored entities, including background and padding.
 """
 
 from rmonet_d2.datasets.convert.tf_example import Feature, Schema
@@ -38,16 +38,16 @@ TETROMINOES: Schema = {
     **_floats(4, "x", "y", "shape", "visibility"),
     "color": Feature((4, 3), "float"),
 }
-# The training file; empty_room stores 4 entities, six_objects and identical_color 10.
+# The training file. The file empty_room has 4 entities; six_objects and identical_color have 10.
 OBJECTS_ROOM: Schema = {
     "image": Feature((64, 64, 3)),
     "mask": Feature((7, 64, 64, 1)),
 }
 
-# Names of CLEVR's integer codes; 0 is the background and padding. The repository does not list
-# them. They follow from record 0, whose numbers are printed in its issue 9 and whose picture
-# others have published: all of size, material, shape and colours 1 to 5 can be read off it. Codes
-# are numbered by first appearance in the file, so record 1 gives colours 6 and 7, and 8 is left.
+# Names of CLEVR's integer codes; 0 is the background and padding. The repository does not list the
+# names. They follow from record 0, whose numbers are printed in issue 9 of the repository and whose
+# picture others have published: it shows all sizes, materials and shapes, and colors 1 to 5. Codes
+# are numbered by first appearance in the file, so record 1 gives colors 6 and 7, which leaves 8.
 CLEVR_CODES = {
     "shape": ("", "sphere", "cylinder", "cube"),
     "size": ("", "large", "small"),

@@ -1,12 +1,12 @@
-"""Parse ``tf.train.Example`` messages with NumPy, without TensorFlow or a protobuf runtime.
+"""Parses ``tf.train.Example`` messages with NumPy, without TensorFlow or a protobuf runtime.
 
-The message, in protobuf's notation: ``Example {Features features = 1}``, ``Features {map<string,
-Feature> feature = 1}``, ``Feature {oneof: BytesList 1, FloatList 2, Int64List 3}``, and each list
+In protobuf's notation, the message is ``Example {Features features = 1}``, ``Features {map<string,
+Feature> feature = 1}``, ``Feature {oneof: BytesList 1, FloatList 2, Int64List 3}``, where each list
 is a repeated field 1 of ``bytes``, ``float`` or ``int64``.
 
-Multi-Object Datasets stores an image as one string per byte, 230,400 of them for 240x320 RGB. Each
-takes exactly three bytes on the wire, ``0a 01 XX``, so a whole list is one strided view once all
-its ``0a 01`` are checked. Nothing here needs torch or Detectron2.
+Multi-Object Datasets stores an image as one string per byte, that is, 230,400 strings for a 240x320
+RGB image. Each string takes exactly three bytes on the wire, ``0a 01 XX``, so a whole list becomes
+one strided view once all the ``0a 01`` are checked. Nothing here needs torch or Detectron2.
 """
 
 import math
@@ -20,27 +20,27 @@ from rmonet_d2.utils.errors import UserError
 KINDS = ("bytes", "float", "int64")
 # Wire types of protobuf.
 _VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
-# Tag (field 1, length-delimited) and length of a string of one byte.
+# Tag (field 1, length-delimited) and length of a one-byte string.
 _ONE_BYTE_STRING = np.array([0x0A, 0x01], np.uint8)
-# Strings checked side by side: 3 kB of 64-bit words, which stay in the cache.
+# Number of strings that are checked together: 3 kB of 64-bit words, which fit into the cache.
 _STRINGS, _WORDS = 1024, 384
 
 
 class ExampleError(UserError, ValueError):
-    """A message that is no Example, or not the one its schema describes."""
+    """A message is not an Example, or does not match its schema."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a schema says of one feature.
+    """Description of a feature in a schema.
 
     Attributes:
-        shape: of the array; its product is the number of values stored.
-        kind: "bytes" (read as uint8: one string per byte, or one string of all bytes), "float"
-            (float32) or "int64".
+        shape: shape of the array; its product is the number of stored values.
+        kind: "bytes" (read as uint8; stored as one string per byte, or as one string of all bytes),
+            "float" (float32) or "int64".
 
     Raises:
-        ValueError: another kind.
+        ValueError: the kind is none of these.
     """
 
     shape: tuple[int, ...]
@@ -55,7 +55,7 @@ Schema = Mapping[str, Feature]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at a position, and the position after it."""
+    """Return the varint at a position, and the position after it."""
     value = shift = 0
     while shift < 70:
         byte = data[at]
@@ -64,11 +64,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise ExampleError("it is no protobuf message (a number takes more than 10 bytes)")
+    raise ExampleError("it is not a protobuf message (a number takes more than 10 bytes)")
 
 
 def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-    """The fields of a message in ``data[start:stop]``: number, wire type, first and last + 1."""
+    """Yield the fields of the message in ``data[start:stop]``: number, wire type, start, stop."""
     while start < stop:
         tag, at = _varint(data, start)
         wire = tag & 7
@@ -80,15 +80,15 @@ def _fields(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int,
         elif wire in (_FIXED32, _FIXED64):
             end = at + (4 if wire == _FIXED32 else 8)
         else:
-            raise ExampleError(f"it is no protobuf message (wire type {wire})")
+            raise ExampleError(f"it is not a protobuf message (wire type {wire})")
         if end > stop:
-            raise ExampleError("it is no protobuf message (a field goes beyond its end)")
+            raise ExampleError("it is not a protobuf message (a field extends beyond its end)")
         yield tag >> 3, wire, at, end
         start = end
 
 
 def _find_features(data: bytes) -> dict[str, tuple[int, int]]:
-    """Where each feature's ``Feature`` message lies in an Example."""
+    """Return {name: (start, stop) of the ``Feature`` message} for an Example."""
     found = {}
     for number, wire, start, stop in _fields(data, 0, len(data)):
         if (number, wire) != (1, _LENGTH):
@@ -107,7 +107,7 @@ def _find_features(data: bytes) -> dict[str, tuple[int, int]]:
 
 
 def _find_list(data: bytes, place: tuple[int, int]) -> tuple[str | None, int, int]:
-    """Kind and place of the list in a ``Feature``; of several the last counts, as in protobuf."""
+    """Return kind, start and stop of the list in a ``Feature``, which is its last list."""
     kind, start, stop = None, 0, 0
     for number, wire, a, b in _fields(data, *place):
         if wire == _LENGTH and 1 <= number <= len(KINDS):
@@ -116,13 +116,13 @@ def _find_list(data: bytes, place: tuple[int, int]) -> tuple[str | None, int, in
 
 
 def _are_one_byte_strings(data: bytes, start: int, count: int) -> bool:
-    """Whether ``count`` strings of one byte each lie at ``start``: every third byte is free."""
+    """Return whether there are ``count`` one-byte strings at ``start``."""
     blocks = count // _STRINGS
     rest = np.frombuffer(data, np.uint8, 3 * (count % _STRINGS), start + 3 * _STRINGS * blocks)
     if (rest.reshape(-1, 3)[:, :2] != _ONE_BYTE_STRING).any():
         return False
     words = np.frombuffer(data, np.uint64, _WORDS * blocks, start).reshape(blocks, _WORDS)
-    # Bytes that are alike in all blocks are their AND and their OR.
+    # A byte is the same in all blocks if both their AND and their OR equal it.
     return blocks == 0 or all(
         (how.reduce(words, axis=0).view(np.uint8).reshape(-1, 3)[:, :2] == _ONE_BYTE_STRING).all()
         for how in (np.bitwise_and, np.bitwise_or)
@@ -149,13 +149,13 @@ def _float_values(data: bytes, start: int, stop: int) -> np.ndarray:
     pieces = []
     for _, wire, a, b in _fields(data, start, stop):
         if wire not in (_LENGTH, _FIXED32) or (b - a) % 4:
-            raise ExampleError("holds numbers that are no 32-bit floats")
+            raise ExampleError("holds numbers that are not 32-bit floats")
         pieces.append(data[a:b])
     return np.frombuffer(b"".join(pieces), "<f4").astype(np.float32)
 
 
 def _int64_values(data: bytes, start: int, stop: int) -> np.ndarray:
-    # Packed numbers are varints end to end; one that stands alone is a varint too.
+    # Packed numbers are consecutive varints, and an unpacked number is a single varint.
     packed = b"".join(data[a:b] for _, _, a, b in _fields(data, start, stop))
     digits = np.frombuffer(packed, np.uint8)
     last = np.flatnonzero(digits < 0x80)
@@ -163,7 +163,7 @@ def _int64_values(data: bytes, start: int, stop: int) -> np.ndarray:
         return np.zeros(0, np.int64)
     first = np.concatenate([[0], last[:-1] + 1])
     if not len(last) or last[-1] != len(digits) - 1 or (last - first).max() > 9:
-        raise ExampleError("holds numbers that are no varints")
+        raise ExampleError("holds numbers that are not varints")
     position = np.arange(len(digits)) - np.repeat(first, last - first + 1)
     parts = (digits & 0x7F).astype(np.uint64) << (7 * position).astype(np.uint64)
     return np.add.reduceat(parts, first).view(np.int64)
@@ -184,20 +184,20 @@ def _values(data: bytes, place: tuple[int, int], feature: Feature) -> np.ndarray
 
 
 def parse_example(data: bytes, schema: Schema) -> dict[str, np.ndarray]:
-    """Read the features of a schema from a serialised Example; others are passed over.
+    """Read the features of a schema from a serialized Example, and skip all others.
 
     Args:
         data: the message.
-        schema: name -> ``Feature``.
+        schema: {name: ``Feature``}.
 
     Returns:
-        name -> array of the feature's shape: uint8, float32 or int64. Those of kind "bytes" are
-        read-only views of ``data`` (with a stride of 3 bytes): copy one to change it, or to let
-        go of the message.
+        {name: array of the feature's shape}, of uint8, float32 or int64. Arrays of kind "bytes" are
+        read-only views of ``data`` (with a stride of 3 bytes): copy them before modifying them, or
+        to release the message.
 
     Raises:
-        ExampleError: not an Example, or a feature that is missing, of another kind, or has
-            another number of values; names the feature.
+        ExampleError: the data are not an Example, or a feature is missing, has another kind or
+            another number of values. The message names the feature.
     """
     try:
         places = _find_features(data)
@@ -212,5 +212,5 @@ def parse_example(data: bytes, schema: Schema) -> dict[str, np.ndarray]:
             except ExampleError as error:
                 raise ExampleError(f"feature {name!r} {error}") from None
     except IndexError:
-        raise ExampleError("it is no protobuf message (it ends within a number)") from None
+        raise ExampleError("it is not a protobuf message (it ends within a number)") from None
     return values

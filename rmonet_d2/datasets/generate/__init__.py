@@ -1,1 +1,1 @@
-"""Scenes from nothing: Multi-dSprites, and CLEVR rendered with Blender."""
+"""Generates scenes: Multi-dSprites, and CLEVR rendered by Blender."""

@@ -1,9 +1,9 @@
-"""Pictures of CLEVR scenes by Blender's path tracer, Cycles; the only module that needs ``bpy``.
+"""Renders CLEVR scenes with Blender's path tracer Cycles; the only module that needs ``bpy``.
 
-Everything is made in code: meshes from ``clevr_shapes``, materials of one shader each, a floor,
-three area lamps and a sun. Camera and lamps stand where CLEVR's do; the strengths of the lamps and
-the materials were fitted to CLEVR's own pictures, which were rendered with Cycles too. The colours
-are, as there, numbers of linear light.
+Everything is created in code: meshes from ``clevr_shapes``, materials, a floor, three area lamps
+and a sun. Camera and lamps have the same positions as in CLEVR. The power of the lamps and the
+materials were fitted to CLEVR's own pictures, which were also rendered with Cycles. As in CLEVR,
+colors are linear light intensities.
 """
 
 import contextlib
@@ -38,51 +38,51 @@ from rmonet_d2.datasets.generate.clevr_shapes import (
 )
 from rmonet_d2.utils.errors import UserError
 
-# Power in watts, colour and side of the square lamps; the sun in watts per square metre.
+# Power in watts, color and side of the square lamps; strength of the sun in watts per square meter.
 LAMP_POWER = {"key": 65.0, "fill": 14.0, "back": 38.0}
 LAMP_COLOR = {"key": (1.0, 0.932, 0.817), "fill": (0.762, 0.818, 1.0), "back": (1.0, 1.0, 1.0)}
 LAMP_SIDE = {"key": 0.5, "fill": 0.5, "back": 1.0}
 SUN_STRENGTH = 0.54
 SUN_PLACE = (11.66, -6.63, 25.8)
-# The floor bends up into a wall behind the scene, out of the picture but not of reflections.
+# Behind the scene, the floor bends up into a wall, which is visible in reflections only.
 FLOOR_GRAY = 0.8
 FLOOR_WIDTH = 120.0
 WALL_PLACE, WALL_BEND, WALL_HEIGHT = 18.0, 12.0, 26.0
-# Share of the light that its colour says a material reflects.
+# Factor on a material's color.
 REFLECTED_SHARE = {"rubber": 0.92, "metal": 0.95}
-# Metal mirrors this share of the light sharply, the rest blurred.
+# Metal reflects this fraction of the light sharply, and the rest blurred.
 METAL_SHARP_SHARE = 0.65
 METAL_ROUGHNESS = (0.13, 0.45)
 
 
 class BlenderMissingError(UserError, ImportError):
-    """``bpy`` cannot be imported; the message says how to get it."""
+    """``bpy`` cannot be imported; the message says how to install it."""
 
 
 def import_bpy() -> Any:
-    """The module ``bpy``.
+    """Import the module ``bpy``.
 
     Raises:
-        BlenderMissingError: it is not installed, or does not run here.
+        BlenderMissingError: it is not installed, or does not run on this machine.
     """
     if "bpy" not in sys.modules:
-        # A process started by one that has bpy inherits its path to Blender's scripts, where a
-        # package of the same name hides the real one.
+        # The child of a process that has imported bpy inherits the path to Blender's scripts, where
+        # a package of the same name hides the real one.
         sys.path[:] = [folder for folder in sys.path if not Path(folder, "addon_utils.py").exists()]
     try:
         import bpy
     except ImportError as error:
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise BlenderMissingError(
-            f"rendering needs Blender's module bpy ({error}): pip install rmonet_d2[render]. Its "
-            f"wheels are for one version of Python each (bpy 5.0: Python 3.11; this is {version})"
+            f"rendering needs Blender's module bpy ({error}): pip install rmonet_d2[render]. Each "
+            f"version of bpy needs one version of Python (5.0 needs Python 3.11; this is {version})"
         ) from None
     return bpy
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Send what Blender's C code prints to nowhere: it would break the progress bar."""
+    """Discard the output of Blender's C code, which would disturb the progress bar."""
     sys.stdout.flush()
     saved = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -90,7 +90,7 @@ def _quiet() -> Iterator[None]:
     try:
         yield
     finally:
-        # C's own buffer, which Python's flush does not know.
+        # Flush C's own buffer, which Python's flush does not cover.
         ctypes.CDLL(None).fflush(None)
         os.dup2(saved, 1)
         os.close(nowhere)
@@ -98,12 +98,12 @@ def _quiet() -> Iterator[None]:
 
 
 class SceneRenderer:
-    """Renders scenes one after the other, keeping meshes and materials.
+    """Renders scenes one after the other, and reuses meshes and materials.
 
     Args:
         size: side of the square pictures in pixels.
-        samples: rays a pixel, denoised by OpenImageDenoise afterwards.
-        threads: of the renderer.
+        samples: rays per pixel; OpenImageDenoise removes the remaining noise.
+        threads: number of threads of the renderer.
 
     Raises:
         BlenderMissingError: see ``import_bpy``.
@@ -144,7 +144,7 @@ class SceneRenderer:
         cycles.use_adaptive_sampling = False
         cycles.use_denoising = True
         cycles.denoiser = "OPENIMAGEDENOISE"
-        # As good as ACCURATE here, at 0.6 of the time of the whole picture.
+        # As good as ACCURATE here, and the whole picture takes only 0.6 of the time.
         cycles.denoising_prefilter = "FAST"
         cycles.blur_glossy = 2.0
         cycles.max_bounces = 8
@@ -162,7 +162,7 @@ class SceneRenderer:
         render.dither_intensity = 0.0
         view.view_transform = "Standard"
         view.look = "None"
-        # No world: all light comes from the lamps.
+        # Without a world, all light comes from the lamps.
         self.scene.world = None
 
     def _mesh(self, shape: str) -> Any:
@@ -171,12 +171,12 @@ class SceneRenderer:
         mesh.from_pydata(form.vertices.tolist(), [], [list(face) for face in form.faces])
         mesh.polygons.foreach_set("use_smooth", [True] * len(mesh.polygons))
         mesh.normals_split_custom_set_from_vertices(form.normals.tolist())
-        # An empty slot, so that objects that share the mesh can have materials of their own.
+        # An empty slot lets objects that share this mesh have different materials.
         mesh.materials.append(None)
         return mesh
 
     def _shader(self, name: str, **inputs: Any) -> Any:
-        """A material of one Principled BSDF with the given inputs."""
+        """Create a material with one Principled BSDF with the given inputs."""
         material = self.bpy.data.materials.new(name)
         if material.node_tree is None:
             material.use_nodes = True
@@ -236,7 +236,7 @@ class SceneRenderer:
         data.sensor_fit = "HORIZONTAL"
         data.sensor_width = 1.0
         data.lens = FOCAL * FULL_WIDTH / CROP_SIDE
-        # Centre of the crop away from the centre of the full picture, in sides of the crop.
+        # Offset of the crop's center from the center of the full picture, in sides of the crop.
         data.shift_x = (CROP_LEFT + CROP_SIDE / 2 - FULL_WIDTH / 2) / CROP_SIDE
         data.shift_y = (FULL_HEIGHT / 2 - CROP_TOP - CROP_SIDE / 2) / CROP_SIDE
         return data
@@ -250,12 +250,12 @@ class SceneRenderer:
         return data
 
     def _aim(self, item: Any, place: tuple[float, ...]) -> None:
-        """Put a camera or lamp somewhere, looking at the origin."""
+        """Move a camera or lamp to a place and point it at the origin."""
         right, up, forward = camera_axes(np.array(place))
         matrix = np.eye(4)
         matrix[:3, :3] = np.stack([right, up, -forward], axis=1)
         matrix[:3, 3] = place
-        # Blender's matrices are given column by column.
+        # Blender expects matrices column by column.
         item.matrix_world = matrix.T.tolist()
 
     def _add_objects(self, scene: Scene) -> list[Any]:
@@ -282,7 +282,7 @@ class SceneRenderer:
         return np.ascontiguousarray(picture[..., ::-1])
 
     def render(self, scene: Scene) -> np.ndarray:
-        """Render a scene; the same scene gives the same picture, whatever was rendered before.
+        """Render a scene. Its picture does not depend on what was rendered before.
 
         Returns:
             (S, S, 3) uint8 RGB.

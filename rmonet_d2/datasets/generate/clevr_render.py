@@ -1,8 +1,8 @@
-"""Rendered CLEVR data: scenes in which every object can be seen, their pictures and annotations.
+"""Makes rendered CLEVR data: scenes in which every object is visible, pictures and annotations.
 
 Symbols: N scenes, S side of the image in pixels. A scene is a pure function of (settings, split,
-index) and of the version of Blender, so any scene can be made again alone. Masks come from
-``clevr_shapes``, pictures from ``clevr_blender``; both see the same meshes from the same camera.
+index) and of Blender's version, so any scene can be reproduced on its own. Masks come from
+``clevr_shapes`` and pictures from ``clevr_blender``; both use the same meshes and camera.
 """
 
 import functools
@@ -26,10 +26,10 @@ class SeenScene:
     """A scene and what the camera sees of it.
 
     Attributes:
-        scene: what it holds.
-        owner: (S, S) int8, number of the object that owns the pixel, or -1 for the floor.
-        visible: (objects,) int, pixels that each object owns.
-        alone: (objects,) int, pixels of the image that each would own with nothing before it.
+        scene: the scene.
+        owner: (S, S) int8, index of the object that owns the pixel, or -1 for the floor.
+        visible: (objects,) int, number of pixels that each object owns.
+        alone: (objects,) int, number of pixels that each object would own without occlusion.
     """
 
     scene: Scene
@@ -39,11 +39,11 @@ class SeenScene:
 
 
 def draw_visible_scene(settings: SceneSettings, split: str, index: int) -> SeenScene:
-    """Draw scene number ``index`` of a split, again and again until every object can be seen.
+    """Draw scene number ``index`` of a split repeatedly, until every object is visible.
 
     Raises:
-        ValueError: it still hides an object after ``MAX_ATTEMPTS`` draws, or the objects find no
-            room.
+        ValueError: an object is still hidden after ``MAX_ATTEMPTS`` draws, or there is no room for
+            all objects.
     """
     for attempt in range(MAX_ATTEMPTS):
         scene = draw_scene(settings, split, index, attempt)
@@ -66,11 +66,12 @@ def _renderer(size: int, samples: int) -> SceneRenderer:
 def coco_records(
     seen: SeenScene, index: int, max_objects: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The COCO image and annotations of a scene.
+    """Return the COCO image and annotations of a scene.
 
-    The image's id is the scene's number, annotation ids are ``index * max_objects + number + 1``.
-    ``attributes`` hold shape, size, material and color by name, x, y, z (centre, in Blender's
-    units), rotation (degrees) and visible (owned pixels over those it would own unoccluded).
+    The id of the image is the scene's number, and annotation ids are
+    ``index * max_objects + number + 1``. The ``attributes`` are the names of shape, size, material
+    and color, x, y and z (center, in Blender's units), rotation (degrees), and visible (fraction of
+    the object's pixels that are not occluded).
     """
     size = len(seen.owner)
     image = {"id": index, "file_name": f"{index:06d}.png", "height": size, "width": size}
@@ -108,16 +109,16 @@ def render_scenes(
     """Make scenes of one split.
 
     Args:
-        settings: what the scenes look like.
-        split: its name.
+        settings: settings of the scenes.
+        split: name of the split.
         indices: numbers of the scenes.
 
     Returns:
         images (N, S, S, 3) uint8 RGB, their COCO images, all their COCO annotations.
 
     Raises:
-        BlenderMissingError: ``bpy`` is missing.
-        ValueError: settings that no scene can fulfil.
+        BlenderMissingError: ``bpy`` cannot be imported.
+        ValueError: no scene can satisfy the settings.
     """
     renderer = _renderer(settings.size, settings.samples)
     pictures, images, annotations = [], [], []

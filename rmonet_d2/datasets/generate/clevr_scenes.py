@@ -1,10 +1,10 @@
-"""CLEVR scenes as numbers: what stands where, the camera and the lamps (Johnson et al. 2017).
+"""Draws CLEVR scenes as numbers: the objects, the camera and the lamps (Johnson et al. 2017).
 
-The rules are those of CLEVR's published generator: ranges, distances, margins, colours, jitter of
-camera and lamps. One is added: cubes do not cut into each other. A draw is a pure function of
+The rules are those of CLEVR's published generator: ranges, distances, margins, colors, and jitter
+of camera and lamps. One rule is added: cubes must not intersect. A draw is a pure function of
 (settings, split, index, attempt). Nothing here needs Blender, torch or Detectron2.
 
-Lengths are in Blender's units: large objects are 1.4 high, the floor is z = 0.
+Lengths are in Blender's units: large objects are 1.4 high, and the floor is at z = 0.
 """
 
 import zlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from rmonet_d2.datasets.generate.clevr_shapes import CROP_SIDE, SHAPES, Placed, camera_axes
 
-# Changes whenever the same settings would give other scenes or pictures.
+# Must change whenever the same settings would give other scenes or pictures.
 GENERATOR_VERSION = 1
 SIZES = {"small": 0.35, "large": 0.7}
 MATERIALS = ("rubber", "metal")
@@ -37,30 +37,30 @@ LAMPS = {
     "fill": (-4.67, -4.01, 3.01),
     "back": (-1.17, 2.65, 5.82),
 }
-# CLEVR: at least 200 pixels of each object in the picture of 320x240.
+# CLEVR requires at least 200 visible pixels of each object in a 320x240 picture.
 CLEVR_MIN_PIXELS = 200
-# Tries for the place of one object, then for a whole scene.
+# Attempts to place one object, and attempts to lay out a whole scene.
 PLACE_TRIES = 50
 LAYOUT_TRIES = 10000
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes looks like; the defaults are CLEVR's, but for the number of objects.
+    """Settings of a set of scenes; the defaults are CLEVR's, except for the number of objects.
 
     Attributes:
         size: side of the square images in pixels, at least 32.
-        seed: any non-negative integer.
-        min_objects, max_objects: objects in a scene, both included, 1 to 10.
-        min_visible: pixels that every object owns at least; None: CLEVR's 200 of its 320x240
-            picture, scaled to ``size`` (89 at 128).
-        samples: rays a pixel before denoising.
-        min_distance: gap between the outlines of two objects on the floor.
-        margin: distance of two centres along the camera's view and across it, each.
-        camera_jitter, lamp_jitter: their coordinates are moved by at most this.
+        seed: random seed, not negative.
+        min_objects, max_objects: inclusive limits of the number of objects, within 1 to 10.
+        min_visible: minimum number of pixels that every object owns; None is CLEVR's 200 at
+            320x240, scaled to ``size`` (89 at 128).
+        samples: rays per pixel before denoising.
+        min_distance: minimum gap between the outlines of two objects on the floor.
+        margin: minimum distance of two centers along the camera's view, and across it.
+        camera_jitter, lamp_jitter: maximum random shift of each coordinate.
 
     Raises:
-        ValueError: settings that no scene can fulfil.
+        ValueError: no scene can satisfy the settings.
     """
 
     size: int = 128
@@ -75,18 +75,19 @@ class SceneSettings:
     lamp_jitter: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.min_visible is None:
+        visible = self.min_visible
+        if visible is None:
             scaled = round(CLEVR_MIN_PIXELS * (self.size / CROP_SIDE) ** 2)
             object.__setattr__(self, "min_visible", scaled)
         if self.size < 32:
-            raise ValueError(f"size is {self.size}: scenes need at least 32 pixels a side")
+            raise ValueError(f"size is {self.size}: scenes need at least 32 pixels per side")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must not be negative")
         if not 1 <= self.min_objects <= self.max_objects <= 10:
             raise ValueError(
                 f"objects {self.min_objects} to {self.max_objects}: need 1 <= min <= max <= 10"
             )
-        if self.min_visible < 1:
+        if visible is not None and visible < 1:
             raise ValueError(f"min_visible is {self.min_visible}: it must be at least 1")
         if self.samples < 1:
             raise ValueError(f"samples is {self.samples}: it must be at least 1")
@@ -95,7 +96,7 @@ class SceneSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be negative")
 
     def info(self) -> dict[str, Any]:
-        """The settings and the generator's version, for the ``info`` of the annotation file."""
+        """Return settings and generator version, for ``info`` of the annotation file."""
         return {
             "generator": "clevr",
             "source": "rendered",
@@ -119,11 +120,11 @@ class SceneObject:
 
     @property
     def scale(self) -> float:
-        """Half its height, the same for the three shapes: so it is in CLEVR's pictures."""
+        """Half the object's height, which is the same for all three shapes, as in CLEVR."""
         return SIZES[self.size]
 
     def placed(self) -> Placed:
-        """The solid, standing on the floor."""
+        """Return the solid, standing on the floor."""
         return Placed(self.shape, self.scale, (self.x, self.y, self.scale), self.rotation)
 
 
@@ -147,7 +148,7 @@ def _jittered(rng: np.random.Generator, place: tuple[float, ...], most: float) -
 
 
 def floor_directions(camera: tuple[float, ...]) -> np.ndarray:
-    """Unit vectors on the floor to the right of the picture and away from the camera: (2, 2)."""
+    """Return unit vectors on the floor, to the picture's right and away from the camera: (2, 2)."""
     right, _, forward = camera_axes(np.array(camera))
     directions = np.stack([right[:2], forward[:2]])
     return directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -159,7 +160,7 @@ def _place(
     radii: np.ndarray,
     directions: np.ndarray,
 ) -> np.ndarray | None:
-    """Centres (N, 2) for outlines of the given radii, or None if one finds no room."""
+    """Draw centers (N, 2) for outlines of the given radii, or None if there is no room for one."""
     centres = np.empty((0, 2))
     for number, radius in enumerate(radii):
         for _ in range(PLACE_TRIES):
@@ -176,10 +177,11 @@ def _place(
 
 
 def cubes_collide(objects: tuple[SceneObject, ...]) -> bool:
-    """Whether two cubes cut into each other, their edges taken as sharp.
+    """Return whether two cubes intersect, treating their edges as sharp.
 
-    CLEVR's distance rule lets a cube's corner reach beyond its radius. Two squares are apart if
-    they are apart along a side of one of them.
+    CLEVR's distance rule does not exclude this, because the corners of a cube extend beyond its
+    radius. By the separating axis theorem, two squares are disjoint if their projections onto a
+    side of one of them are.
     """
     cubes = [thing for thing in objects if thing.shape == "cube"]
     for number, a in enumerate(cubes):
@@ -198,7 +200,7 @@ def cubes_collide(objects: tuple[SceneObject, ...]) -> bool:
 def _draw_objects(
     rng: np.random.Generator, settings: SceneSettings, count: int, directions: np.ndarray
 ) -> tuple[SceneObject, ...] | None:
-    """Objects of uniformly drawn kinds at places of their own, or None if one finds no room."""
+    """Draw objects of uniformly random kinds and their places, or None if there is no room."""
     sizes = rng.choice(list(SIZES), count)
     centres = _place(rng, settings, np.array([SIZES[s] for s in sizes]), directions)
     if centres is None:
@@ -218,18 +220,18 @@ def _draw_objects(
 
 
 def draw_scene(settings: SceneSettings, split: str, index: int, attempt: int = 0) -> Scene:
-    """Draw what one scene holds.
+    """Draw one scene.
 
     Args:
-        settings: what the scenes look like.
+        settings: settings of the scenes.
         split: name of the split; other names give other scenes.
         index: number of the scene in its split.
-        attempt: 0 at first; a scene that hides an object is drawn again with the next number.
-            The number of objects, the camera and the lamps do not depend on it, so that drawing
-            again does not favour scenes with few objects.
+        attempt: 0 at first; a scene with a hidden object is drawn again with the next number. The
+            number of objects, the camera and the lamps do not depend on it, so that redrawing does
+            not favor scenes with few objects.
 
     Raises:
-        ValueError: the objects find no room.
+        ValueError: there is no room for all objects.
     """
     entropy = (settings.seed, zlib.crc32(split.encode()), int(index))
     frame = _generator((*entropy, 0))

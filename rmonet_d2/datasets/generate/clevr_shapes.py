@@ -1,14 +1,14 @@
-"""The three solids of CLEVR as meshes, its camera, and which solid each pixel sees.
+"""CLEVR's three solids as meshes, its camera, and the solid that each pixel shows.
 
 Symbols: V vertices, F faces, M rays, S side of the square image in pixels.
 
-Cube, sphere and cylinder fill [-1, 1]^3 and stand upright. All are convex, so a ray enters one at
-the last plane of a face that it crosses from outside, and leaves it at the first that it crosses
-from inside: no renderer is needed to know what a pixel sees. Nothing here needs Blender, torch or
-Detectron2.
+Cube, sphere and cylinder fill [-1, 1]^3 and stand upright. All are convex: a ray enters a solid at
+the last face plane that it crosses from outside, and leaves it at the first one that it crosses
+from inside. Therefore no renderer is needed to determine what a pixel shows. Nothing here needs
+Blender, torch or Detectron2.
 
-The camera looks at the origin. Of its 320x240 picture, only MONet's crop is imaged (columns 64 to
-256, rows 29 to 221), as ``size`` x ``size`` pixels.
+The camera looks at the origin. Of its 320x240 picture, only MONet's crop is used (columns 64 to
+256, rows 29 to 221), at ``size`` x ``size`` pixels.
 """
 
 import functools
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SHAPES = ("cube", "sphere", "cylinder")
-# Radii of the rounded edges, as shares of half the solid's height.
+# Radii of the rounded edges, as fractions of half the solid's height.
 CUBE_BEVEL = 0.18
 CYLINDER_BEVEL = 0.06
 FULL_WIDTH, FULL_HEIGHT = 320, 240
@@ -34,8 +34,8 @@ class Solid:
     Attributes:
         vertices: (V, 3).
         normals: (V, 3) unit normals of the smooth surface, for shading.
-        faces: F tuples of vertex numbers, planar and turning counter-clockwise from outside.
-        planes: (F, 4) outward unit normal n and offset d of each face; inside: n x <= d.
+        faces: F planar tuples of vertex indices, counterclockwise as seen from outside.
+        planes: (F, 4) outward unit normal n and offset d of each face; n x <= d inside.
     """
 
     vertices: np.ndarray
@@ -45,13 +45,13 @@ class Solid:
 
 
 def _rounded(bevel: float, azimuth: np.ndarray, corner: np.ndarray, steps: int) -> Solid:
-    """The solid between z = -1 and 1 whose horizontal outline bulges out of a smaller one.
+    """Build a solid between z = -1 and 1 by rounding the edges of a prism.
 
     Args:
         bevel: radius of the rounded edges.
         azimuth: (J,) direction in which each column of vertices bulges, in radians.
-        corner: (J, 2) where the bulge of that column is centred.
-        steps: faces along a quarter of a circle.
+        corner: (J, 2) center of the bulge of each column.
+        steps: number of faces along a quarter of a circle.
     """
     quarter = np.linspace(np.pi / 2, 0, steps + 1)
     elevation = np.concatenate([quarter, -quarter[::-1]])[:, None]
@@ -77,7 +77,7 @@ def _rounded(bevel: float, azimuth: np.ndarray, corner: np.ndarray, steps: int) 
 
 
 def _welded(points: np.ndarray, normals: np.ndarray, faces: list[list[int]]) -> Solid:
-    """Merge vertices at one place and drop the faces that have no area left."""
+    """Merge coinciding vertices, and drop faces without an area."""
     _, first, inverse = np.unique(
         np.round(points, 9) + 0.0, axis=0, return_index=True, return_inverse=True
     )
@@ -91,7 +91,7 @@ def _welded(points: np.ndarray, normals: np.ndarray, faces: list[list[int]]) -> 
     planes = np.empty((len(kept), 4))
     for row, ring in enumerate(kept):
         corners = vertices[list(ring)]
-        # Twice the area vector of a planar polygon.
+        # This is twice the area vector of a planar polygon.
         normal = np.cross(corners, np.roll(corners, -1, axis=0)).sum(axis=0)
         normal /= np.linalg.norm(normal)
         planes[row] = *normal, (corners @ normal).max()
@@ -100,10 +100,10 @@ def _welded(points: np.ndarray, normals: np.ndarray, faces: list[list[int]]) -> 
 
 @functools.cache
 def solid(shape: str) -> Solid:
-    """The mesh of "cube", "sphere" or "cylinder", filling [-1, 1]^3.
+    """Return the mesh of "cube", "sphere" or "cylinder", which fills [-1, 1]^3.
 
     Raises:
-        ValueError: another shape.
+        ValueError: there is no such shape.
     """
     if shape == "cube":
         steps = 5
@@ -126,8 +126,8 @@ class Placed:
     Attributes:
         shape: one of ``SHAPES``.
         scale: half its height.
-        centre: (3,) in the scene.
-        rotation: degrees about the vertical axis, counter-clockwise from above.
+        centre: (3,) center in the scene.
+        rotation: degrees about the vertical axis, counterclockwise as seen from above.
     """
 
     shape: str
@@ -137,7 +137,7 @@ class Placed:
 
 
 def camera_axes(camera: np.ndarray) -> np.ndarray:
-    """Right, up and forward of a camera that looks at the origin: (3, 3), one axis a row."""
+    """Return the right, up and forward axes, (3, 3), of a camera that looks at the origin."""
     camera = np.asarray(camera, np.float64)
     forward = -camera / np.linalg.norm(camera)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -146,16 +146,16 @@ def camera_axes(camera: np.ndarray) -> np.ndarray:
 
 
 def project(camera: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
-    """Where points appear.
+    """Project points into the image.
 
     Args:
-        camera: (3,) its place.
+        camera: (3,) position of the camera.
         points: (N, 3).
         size: S.
 
     Returns:
-        (N, 3) column and row in pixels (the centre of the first pixel is 0.5, 0.5), and depth
-        along the camera's axis.
+        (N, 3) column and row in pixels (the center of the first pixel is 0.5, 0.5), and depth along
+        the camera's axis.
     """
     x, y, depth = camera_axes(camera) @ (np.asarray(points) - camera).T
     scale = size / CROP_SIDE
@@ -165,7 +165,7 @@ def project(camera: np.ndarray, points: np.ndarray, size: int) -> np.ndarray:
 
 
 def pixel_rays(camera: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: int) -> np.ndarray:
-    """Directions (M, 3) through the centres of pixels (row, column), of depth 1 each."""
+    """Return the rays (M, 3) through the centers of pixels (row, column), scaled to depth 1."""
     scale = CROP_SIDE / size
     x = (CROP_LEFT + (columns + 0.5) * scale) / FULL_WIDTH - 0.5
     y = (FULL_HEIGHT / 2 - CROP_TOP - (rows + 0.5) * scale) / FULL_WIDTH
@@ -173,15 +173,15 @@ def pixel_rays(camera: np.ndarray, rows: np.ndarray, columns: np.ndarray, size: 
 
 
 def hit_depth(placed: Placed, camera: np.ndarray, rays: np.ndarray) -> np.ndarray:
-    """Depth at which rays from the camera enter a solid: (M,), infinite where they miss it."""
+    """Return the depth at which rays from the camera enter a solid: (M,), inf if they miss it."""
     angle = np.deg2rad(placed.rotation)
     cos, sin = np.cos(angle), np.sin(angle)
     turn = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) / placed.scale
     start = turn @ (np.asarray(camera) - placed.centre)
     planes = solid(placed.shape).planes
     away = planes[:, 3] - planes[:, :3] @ start
-    # One over the depth at which a ray meets each plane: no division by zero, and planes seen
-    # from outside only let rays in, the others only let them out.
+    # The inverse of the depth at which a ray meets each plane, which avoids divisions by zero. Rays
+    # can only enter through planes that face the camera, and only leave through the others.
     closeness = rays @ (planes[:, :3] @ turn / away[:, None]).T
     outside = away < 0
     enter = closeness[:, outside].min(axis=1)
@@ -193,16 +193,16 @@ def hit_depth(placed: Placed, camera: np.ndarray, rays: np.ndarray) -> np.ndarra
 def visible_objects(
     objects: list[Placed], camera: np.ndarray, size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What every pixel sees, at its centre.
+    """Determine the object that the center of every pixel shows.
 
     Args:
         objects: the solids of a scene.
-        camera: (3,) its place.
+        camera: (3,) position of the camera.
         size: S.
 
     Returns:
-        owner (S, S) int8, the number of the object that the pixel's centre shows or -1 for the
-        floor; alone (N,) int, the pixels that each object would own with nothing before it.
+        owner (S, S) int8, the index of the object at the pixel's center, or -1 for the floor; and
+        alone (N,) int, the number of pixels that each object would own without occlusion.
     """
     camera = np.asarray(camera, np.float64)
     owner = np.full((size, size), -1, np.int8)
@@ -223,9 +223,9 @@ def visible_objects(
 
 
 def _window(placed: Placed, camera: np.ndarray, size: int) -> tuple[slice, slice]:
-    """Rows and columns outside which a solid cannot be seen."""
+    """Return the rows and columns that can show a solid."""
     corners = np.stack(np.meshgrid([-1, 1], [-1, 1], [-1, 1]), axis=-1).reshape(-1, 3)
-    # Upright box around the solid in any rotation.
+    # An upright box that contains the solid in any rotation.
     reach = placed.scale * np.array([np.sqrt(2), np.sqrt(2), 1])
     seen = project(camera, placed.centre + corners * reach, size)[:, 1::-1]
     low = np.clip(np.floor(seen.min(axis=0)), 0, size).astype(int)

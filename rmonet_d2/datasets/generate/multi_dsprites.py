@@ -1,9 +1,9 @@
-"""Multi-dSprites scenes, drawn from scratch (Sec. 4: 2 to 5 coloured sprites on a uniform grey).
+"""Generates Multi-dSprites scenes (Sec. 4: 2 to 5 colored sprites on a uniform gray).
 
 Symbols: N scenes, S sprite slots (``max_sprites``). Images are (N, H, W, 3) uint8 RGB with
-H = W = ``size``; ``sprites.py`` draws them and says which sprite owns a pixel.
+H = W = ``size``; ``sprites.py`` draws them and determines which sprite owns a pixel.
 
-A scene is a pure function of (settings, split, index), so any scene can be made again alone.
+A scene is a pure function of (settings, split, index), so any scene can be reproduced on its own.
 Nothing here needs torch or Detectron2.
 """
 
@@ -16,34 +16,34 @@ from pycocotools import mask as mask_utils
 
 from rmonet_d2.datasets.generate.sprites import SHAPES, SceneParameters, render, visible_pixels
 
-# Changes whenever the same settings would give other scenes.
+# Must change whenever the same settings would give other scenes.
 GENERATOR_VERSION = 1
 CATEGORIES = [{"id": 1, "name": "object", "supercategory": "object"}]
 
 MAX_ATTEMPTS = 500
-# Uniform numbers a sprite takes: shape, hue, saturation, value, scale, orientation, x, y.
+# Random numbers per sprite: shape, hue, saturation, value, scale, orientation, x, y.
 NUMBERS_PER_SPRITE = 8
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What a set of scenes looks like.
+    """Settings of a set of scenes.
 
     Attributes:
         size: side of the image in pixels, at least 16.
-        seed: any non-negative integer.
-        min_sprites, max_sprites: sprites in a scene, both included.
-        min_visible: pixels that every sprite owns at least.
+        seed: random seed, not negative.
+        min_sprites, max_sprites: inclusive limits of the number of sprites in a scene.
+        min_visible: minimum number of pixels that every sprite owns.
         min_scale, max_scale: range of the uniform scale (dSprites: 0.5 to 1).
-        margin: centres lie in [margin, 1 - margin]; 0.15 keeps sprites mostly inside.
-        min_saturation, min_value: HSV colours have a uniform hue, and a saturation and a value
-            that are uniform between these and 1.
+        margin: centers lie in [margin, 1 - margin]; 0.15 keeps sprites mostly inside the image.
+        min_saturation, min_value: HSV colors have a uniform hue, and a saturation and a value that
+            are uniform between these and 1.
         hard_edges: aliased sprites, as in the published data set; the default is anti-aliased.
         rgb_share: share of the scenes, 0 to 1, whose sprites have uniformly random RGB colors
             instead of saturated ones.
 
     Raises:
-        ValueError: settings that no scene can fulfil.
+        ValueError: no scene can satisfy the settings.
     """
 
     size: int = 64
@@ -61,7 +61,7 @@ class SceneSettings:
 
     def __post_init__(self) -> None:
         if self.size < 16:
-            raise ValueError(f"size is {self.size}: scenes need at least 16 pixels a side")
+            raise ValueError(f"size is {self.size}: scenes need at least 16 pixels per side")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}: it must not be negative")
         if not 1 <= self.min_sprites <= self.max_sprites:
@@ -78,7 +78,7 @@ class SceneSettings:
             raise ValueError(f"rgb_share is {self.rgb_share}: need 0 <= rgb_share <= 1")
 
     def info(self) -> dict[str, Any]:
-        """The settings and the generator's version, for the ``info`` of the annotation file."""
+        """Return settings and generator version, for ``info`` of the annotation file."""
         settings = asdict(self)
         # Data sets made before these options existed have no entry for them.
         for name in ("hard_edges", "rgb_share"):
@@ -88,7 +88,7 @@ class SceneSettings:
 
 
 def hsv_to_rgb(hsv: np.ndarray) -> np.ndarray:
-    """HSV (..., 3) in [0, 1] to RGB (..., 3) uint8."""
+    """Convert HSV (..., 3) in [0, 1] to RGB (..., 3) uint8."""
     h, s, v = np.moveaxis(hsv, -1, 0)
     # Distance of each channel's hue from its peak, on the circle of six.
     k = (np.array([5.0, 3.0, 1.0]) + 6.0 * h[..., None]) % 6.0
@@ -102,12 +102,12 @@ def draw_parameters(
     """Draw the parameters of scenes.
 
     Args:
-        settings: what the scenes look like.
+        settings: settings of the scenes.
         split: name of the split; other names give other scenes.
         indices: (N,) numbers of the scenes in their split.
-        attempt: 0 at first; a scene that hides a sprite is drawn again with the next number.
-            The count of sprites and the background do not depend on it, so that drawing again
-            does not favour scenes with few sprites.
+        attempt: 0 at first; a scene with a hidden sprite is drawn again with the next number. The
+            number of sprites and the background do not depend on it, so that redrawing does not
+            favor scenes with few sprites.
     """
     slots = settings.max_sprites
     stream = zlib.crc32(split.encode())
@@ -155,8 +155,8 @@ def draw_parameters(
 
 @dataclass
 class Scenes:
-    """Rendered scenes: parameters, images, owner and alone as ``render`` gives them, and
-    ``visible`` (N, S) int, the pixels that each sprite owns."""
+    """Rendered scenes: their parameters, the results of ``render``, and ``visible`` (N, S) int, the
+    number of pixels that each sprite owns."""
 
     parameters: SceneParameters
     images: np.ndarray
@@ -166,15 +166,15 @@ class Scenes:
 
 
 def make_scenes(settings: SceneSettings, split: str, indices: np.ndarray) -> Scenes:
-    """Draw and render scenes in which every sprite can be seen.
+    """Draw and render scenes in which every sprite is visible.
 
     Args:
-        settings: what the scenes look like.
+        settings: settings of the scenes.
         split: name of the split.
-        indices: (N,) numbers of the scenes; each scene depends on its own number only.
+        indices: (N,) numbers of the scenes; each scene depends only on its own number.
 
     Raises:
-        ValueError: a scene still hides a sprite after ``MAX_ATTEMPTS`` draws.
+        ValueError: a sprite of a scene is still hidden after ``MAX_ATTEMPTS`` draws.
     """
     indices = np.asarray(indices)
     slots = settings.max_sprites
@@ -202,24 +202,25 @@ def make_scenes(settings: SceneSettings, split: str, indices: np.ndarray) -> Sce
 
 
 def file_name(index: int) -> str:
-    """Name of a scene's image in the annotation file."""
+    """Return the name of a scene's image in the annotation file."""
     return f"{index:06d}.png"
 
 
 def coco_records(
     scenes: Scenes, indices: np.ndarray, max_sprites: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """COCO ``images`` and ``annotations`` of rendered scenes.
+    """Return COCO ``images`` and ``annotations`` of rendered scenes.
 
-    Image ids are the scenes' numbers, annotation ids are ``index * max_sprites + slot + 1``, so
-    both are independent of how scenes are divided into chunks. ``attributes`` of an annotation
-    hold what was drawn: shape, color (RGB 0..255), scale, orientation (radians), x and y (centre,
-    fractions of the side), visible (owned pixels over those it would own unoccluded).
+    Image ids are the numbers of the scenes, and annotation ids are
+    ``index * max_sprites + slot + 1``, so neither depends on how scenes are divided into chunks.
+    The ``attributes`` of an annotation describe the sprite: shape, color (RGB 0..255), scale,
+    orientation (radians), x and y (center, as fractions of the image's side), and visible (fraction
+    of the sprite's pixels that are not occluded).
     """
     size = scenes.owner.shape[1]
     p = scenes.parameters
     scene_of, slot_of = np.nonzero(np.arange(max_sprites) < p.count[:, None])
-    # Column-major masks, which is how COCO counts runs.
+    # Masks are column-major, because that is how COCO counts runs.
     turned = np.ascontiguousarray(scenes.owner.transpose(0, 2, 1))
     masks = turned[scene_of] == slot_of[:, None, None].astype(np.int8)
     rles = mask_utils.encode(masks.view(np.uint8).transpose(2, 1, 0))

@@ -1,14 +1,14 @@
-"""Drawing sprites: anti-aliased images and the masks of the pixels that can be seen.
+"""Draws sprites: images, and masks of the visible pixels.
 
-Symbols: N scenes, S sprite slots, A samples a pixel's side (``SUPERSAMPLE``), V window side.
+Symbols: N scenes, S sprite slots, A samples per side of a pixel (``SUPERSAMPLE``), V window side.
 
-Geometry: pixel (row i, column j) is the square [j, j + 1) x [i, i + 1); positions and sizes are
-fractions of the image's side, y points down, orientations turn clockwise on screen.
+Geometry: the pixel in row i and column j is the square [j, j + 1) x [i, i + 1). Positions and sizes
+are fractions of the image's side, y points down, and orientations turn clockwise on the screen.
 
-Coverage of a pixel by a sprite is the share of its A x A regular samples that lie inside the
-sprite. Sprites are painted in slot order, each over what is there, weighted by its coverage.
-Ownership rule: a pixel belongs to the topmost sprite that covers at least half of it, otherwise
-to the background; so the masks never overlap.
+The coverage of a pixel by a sprite is the fraction of its A x A regular samples that lie inside the
+sprite. Sprites are painted over each other in slot order, weighted by their coverage. A pixel
+belongs to the topmost sprite that covers at least half of it, or else to the background, so masks
+never overlap.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ SQUARE_HALF_SIDE = 0.172
 ELLIPSE_SEMI_AXES = (0.21, 0.12)
 HEART_UNIT = 0.158
 MAX_RADIUS = 0.2433
-# Sprites whose samples are evaluated at once: 16 windows of 33 x 33 x 16 floats stay in cache.
+# Number of sprites that are sampled together: 16 windows of 33 x 33 x 16 floats fit into the cache.
 BLOCK = 16
 
 
@@ -32,13 +32,13 @@ class SceneParameters:
     """Parameters of N scenes with S sprite slots; slots from ``count`` on are empty.
 
     Attributes:
-        count: (N,) int, sprites of each scene.
-        grey: (N,) uint8 brightness of the background.
+        count: (N,) int, number of sprites in each scene.
+        grey: (N,) uint8, gray level of the background.
         shape: (N, S) int, index into ``SHAPES``.
         color: (N, S, 3) uint8 RGB.
         scale: (N, S) float.
         orientation: (N, S) float, radians in [0, 2 pi).
-        x, y: (N, S) float, centre as a fraction of the image's side.
+        x, y: (N, S) float, center as a fraction of the image's side.
     """
 
     count: np.ndarray
@@ -50,25 +50,22 @@ class SceneParameters:
     x: np.ndarray
     y: np.ndarray
 
-    def take(self, rows: np.ndarray) -> "SceneParameters":
-        """The scenes of the given rows."""
-        return SceneParameters(**{k: v[rows] for k, v in vars(self).items()})
-
     def put(self, rows: np.ndarray, other: "SceneParameters") -> None:
-        """Replace the scenes of the given rows, in place."""
+        """Replace the scenes in the given rows, in place."""
         for name, value in vars(self).items():
             value[rows] = getattr(other, name)
 
 
 def inside_shape(shape: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Whether points lie inside an unturned sprite of scale 1 at the origin.
+    """Determine which points lie inside an unrotated sprite of scale 1 at the origin.
 
     Args:
         shape: index into ``SHAPES``.
-        u, v: coordinates as fractions of the image's side, v pointing down. Overwritten.
+        u, v: coordinates as fractions of the image's side, with v pointing down. Both may be
+            overwritten.
 
     Returns:
-        bool array of their broadcast shape.
+        A bool array of their broadcast shape.
     """
     if SHAPES[shape] == "square":
         return np.maximum(np.abs(u), np.abs(v)) <= u.dtype.type(SQUARE_HALF_SIDE)
@@ -96,15 +93,15 @@ def sprite_coverage(
     y: np.ndarray,
     size: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coverage of M sprites in windows just large enough for any sprite.
+    """Compute the coverage of M sprites in windows just large enough for any sprite.
 
     Args:
         shape, scale, orientation, x, y: (M,) parameters.
         size: side of the image in pixels.
 
     Returns:
-        samples inside the sprite, (M, V, V) uint8 in 0..A^2, and the windows' first row and
-        column, (M,) int each; windows may reach over the image's border.
+        The number of samples inside the sprite, (M, V, V) uint8 in 0..A^2, and the first row and
+        column of the windows, (M,) int each. Windows may extend beyond the image.
     """
     radius = MAX_RADIUS * size
     window = int(np.ceil(2 * radius)) + 1
@@ -144,9 +141,9 @@ def render(
             as in the published data set, instead of blending by coverage.
 
     Returns:
-        images (N, H, W, 3) uint8; owner (N, H, W) int8, the slot of the sprite that owns the
-        pixel or -1 for the background; alone (N, S) int, the pixels in the image that each
-        sprite would own with nothing in front of it.
+        images (N, H, W, 3) uint8; owner (N, H, W) int8, the slot of the sprite that owns the pixel,
+        or -1 for the background; and alone (N, S) int, the number of pixels in the image that each
+        sprite would own without occlusion.
     """
     total, slots = scenes.shape.shape
     used = np.arange(slots) < scenes.count[:, None]
@@ -155,7 +152,7 @@ def render(
     shape, scale, orientation, x, y = (values[used] for values in parameters)
     inside, top, left = sprite_coverage(shape, scale, orientation, x, y, size)
     window = inside.shape[1]
-    # Colour planes, so that numpy's inner loops run along rows.
+    # Separate color planes, so that NumPy's inner loops run along rows.
     canvas = np.empty((total, 3, size, size), np.float32)
     canvas[:] = scenes.grey[:, None, None, None]
     owner = np.full((total, size, size), -1, np.int8)
@@ -185,7 +182,7 @@ def render(
 
 
 def visible_pixels(owner: np.ndarray, slots: int) -> np.ndarray:
-    """Pixels that each sprite owns: owner (N, H, W) in -1..S-1 to (N, S) int."""
+    """Count the pixels that each sprite owns: owner (N, H, W) in -1..S-1 -> (N, S) int."""
     total = len(owner)
     keys = owner.reshape(total, -1).astype(np.int64) + 1 + (slots + 1) * np.arange(total)[:, None]
     counts = np.bincount(keys.ravel(), minlength=total * (slots + 1))
