@@ -1,5 +1,5 @@
-# Everything runs in .venv, which the first command builds. `make help` lists the commands.
-# Another Python: make setup PYTHON=/path/to/python3.12
+# Everything runs in .venv, which the first command creates. `make help` lists the commands.
+# To use another Python: make setup PYTHON=/path/to/python3.12
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -8,9 +8,9 @@ READY := $(VENV)/setup-done
 CUT_OFF := $(VENV)/setup-unfinished
 SETUP_FILES := requirements.lock setup.py rmonet_d2/csrc/mask_boxes.cpp \
     tools/install_detectron2.py tools/detectron2_fixes.py
-# A failed update leaves the finished set-up that was there; a first one that fails starts anew.
+# A failed update keeps the previous setup; a first setup that fails starts over next time.
 OR_FAIL := || { test ! -e $(READY) || rm -f $(CUT_OFF); exit 1; }
-# Two set-ups of one folder take turns, where the system has flock.
+# Concurrent setups of the same folder take turns if the system has flock.
 TAKE_TURNS := $(if $(shell command -v flock 2>/dev/null),flock requirements.lock)
 
 .PHONY: help setup test demo lint clean distclean build-venv
@@ -22,7 +22,7 @@ help:
 	@echo "make setup      builds .venv with everything installed (5 GB; a few minutes)"
 	@echo "make lint       checks style and format with ruff, and types with mypy"
 	@echo "make clean      removes build products and caches; keeps .venv, datasets and output"
-	@echo "make distclean  make clean, and removes what make setup built"
+	@echo "make distclean  does the same, and removes what make setup built"
 
 setup: $(READY)
 
@@ -47,10 +47,10 @@ distclean: clean
 $(READY): $(SETUP_FILES)
 	@$(TAKE_TURNS) $(MAKE) --no-print-directory build-venv
 
-# CUT_OFF marks a set-up at work. One that was killed may leave half a package: it starts anew.
+# CUT_OFF marks a setup in progress. One that was killed may leave half a package, so start over.
 build-venv:
 	@if [ -e $(CUT_OFF) ]; then \
-	    echo "The last set-up was cut off: removing $(VENV)"; rm -rf $(VENV); \
+	    echo "The last setup was interrupted: removing $(VENV)"; rm -rf $(VENV); \
 	fi
 	@if ! [ -x $(PY) ]; then \
 	    for python in $(or $(PYTHON),python3 python3.12 python3.11 python3.10 python); do \
@@ -61,22 +61,22 @@ build-venv:
 	    if [ -z "$$found" ]; then \
 	        echo "No Python 3.10, 3.11 or 3.12 with venv among: $(or $(PYTHON),python3 \
 	python3.12 python3.11 python3.10 python)." >&2; \
-	        echo "Install one, or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	        echo "Install one, or give its path: make setup PYTHON=/path/to/python3.12" >&2; \
 	        exit 1; \
 	    fi; \
-	    echo "Set-up 1/4: $(VENV) with $$("$$found" --version) (10 s)"; \
+	    echo "Setup 1/4: $(VENV) with $$("$$found" --version) (10 s)"; \
 	    rm -rf $(VENV) && mkdir $(VENV) && touch $(CUT_OFF) && "$$found" -m venv $(VENV); \
 	fi
 	@touch $(CUT_OFF)
-	@echo "Set-up 2/4: the packages of requirements.lock, 2 to 3 GB to download (1 to 5 min)"
+	@echo "Setup 2/4: the packages in requirements.lock, 2 to 3 GB to download (1 to 5 min)"
 	@$(PIP) install -qq $$(grep -E '^(pip|setuptools)==' requirements.lock) $(OR_FAIL)
 	@$(PIP) install -qq --no-build-isolation -r requirements.lock $(OR_FAIL)
-	@echo "Set-up 3/4: Detectron2 (15 s)"
+	@echo "Setup 3/4: Detectron2 (15 s)"
 	@$(PY) tools/install_detectron2.py $(OR_FAIL)
-	@echo "Set-up 4/4: this package (5 s)"
+	@echo "Setup 4/4: this package (5 s)"
 	@$(PIP) install -qq --no-deps --no-build-isolation -e . $(OR_FAIL)
 	@ls rmonet_d2/_mask_boxes.* >/dev/null 2>&1 \
-	    || echo "No C++ compiler: the pseudo labels will be torch operations, which are slower."
+	    || echo "No C++ compiler: pseudo labels use torch operations, which are slower."
 	@rm -f $(CUT_OFF)
 	@touch $(READY)
-	@echo "Set-up done: $(VENV)"
+	@echo "Setup done: $(VENV)"

@@ -1,18 +1,19 @@
-"""Declares the package rmonet_d2. `make setup` installs the exact versions of requirements.lock.
+"""Package metadata of rmonet_d2. `make setup` installs the exact versions in requirements.lock.
 
-Detectron2 (0.6 or newer) is needed too, but is not in install_requires: the package index does not
-have it under its own name, so pip could never satisfy it. Install upstream's main branch, or run
-tools/install_detectron2.py.
+Detectron2 (0.6 or newer) is also required, but is not in install_requires, because the package
+index does not have it under its own name, so pip could never satisfy the requirement. Install
+upstream's main branch, or run tools/install_detectron2.py.
 
-OpenCV, which Detectron2 and this package import, is an extra, as two packages provide it and
-only one should be installed: `rmonet_d2[opencv]` is opencv-python, `rmonet_d2[headless]` is
-opencv-python-headless for machines without a display's libraries (what the lock file has).
+OpenCV, which Detectron2 and this package import, is an extra, because two packages provide it and
+only one of them should be installed: `rmonet_d2[opencv]` is opencv-python, and
+`rmonet_d2[headless]` is opencv-python-headless for machines without display libraries, which the
+lock file uses.
 
-The loops over pixels of the pseudo labels are compiled where there is a C++ compiler. Without one
-the package works all the same; the pseudo labels of a CPU are then torch operations.
+The pseudo labels' loops over pixels are compiled if there is a C++ compiler. Without one, the
+package works as well, but computes pseudo labels on a CPU with slower torch operations.
 
-`rmonet_d2[render]` adds Blender's module bpy for datasets/render_clevr.py. Each bpy has wheels for
-one version of Python: 5.0 and 4.x need 3.11 exactly.
+`rmonet_d2[render]` adds Blender's module bpy, which `rmonet render-clevr` needs. Each version of
+bpy needs one version of Python: 5.0 and 4.x need exactly 3.11.
 """
 
 import shutil
@@ -22,12 +23,12 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# Copied into a wheel, where rmonet_d2.model_zoo finds them; a checkout uses them where they are.
+# Folders that are copied into a wheel for rmonet_d2.model_zoo; a checkout uses the originals.
 MODEL_ZOO = ("configs", "weights")
 
 
 class BuildWithModelZoo(build_py):
-    """Builds the package with copies of ``configs/`` and ``weights/`` in ``model_zoo/``."""
+    """Builds the package, with copies of ``configs/`` and ``weights/`` in ``model_zoo/``."""
 
     def run(self):
         super().run()
@@ -38,7 +39,7 @@ class BuildWithModelZoo(build_py):
             shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
 
 
-# Not an extension module of Python: rmonet_d2/ops/compiled.py calls its C functions by ctypes.
+# A plain shared library, whose C functions rmonet_d2/ops/compiled.py calls through ctypes.
 MASK_BOXES = Extension(
     "rmonet_d2._mask_boxes",
     ["rmonet_d2/csrc/mask_boxes.cpp"],

@@ -1,16 +1,16 @@
-"""What `install_detectron2.py` changes in Detectron2 0.6 so that it runs on today's libraries.
+"""The changes that `install_detectron2.py` makes to Detectron2 0.6 for current libraries.
 
-- FIXES: reason -> the exact replacements made for it. Paths are those inside the wheel. Each `old`
-  text must occur exactly `count` times in its file, or nothing is installed.
-- ADDED_FILES: the one module that is new.
-- REQUIREMENTS: the wheel's dependencies.
+- FIXES: reason -> exact replacements. Paths are those inside the wheel. Each `old` text must occur
+  exactly `count` times in its file; otherwise nothing is installed.
+- ADDED_FILES: new modules.
+- REQUIREMENTS: the dependencies of the wheel.
 """
 
 from typing import NamedTuple
 
 
 class Fix(NamedTuple):
-    """In file `path` of the wheel, `old` becomes `new`, exactly `count` times."""
+    """In the file `path` of the wheel, `old` is replaced by `new` exactly `count` times."""
 
     path: str
     old: str
@@ -18,8 +18,9 @@ class Fix(NamedTuple):
     count: int = 1
 
 
-# What Detectron2 0.6 imports. Its own list also pins a formatter of 2021, and names `future` and
-# `pydot` for caffe2. OpenCV is left out as upstream does: several packages provide it.
+# The packages that Detectron2 0.6 imports. Its own list also pins a formatter from 2021, and names
+# `future` and `pydot` for caffe2. As in upstream, OpenCV is omitted, because several packages
+# provide it.
 REQUIREMENTS = [
     "torch>=2.3",
     "torchvision",

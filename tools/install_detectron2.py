@@ -1,19 +1,21 @@
 #!/usr/bin/env python
-"""Installs Detectron2 0.6 where there is none, as a pure-Python wheel; no compiler is needed.
+"""Install Detectron2 0.6 as a pure-Python wheel, unless it is already there; needs no compiler.
 
-    python tools/install_detectron2.py                    # keeps a Detectron2 that works
+    python tools/install_detectron2.py                    # keeps a working Detectron2
     python tools/install_detectron2.py --archive FILE     # offline, from a downloaded archive
-    python tools/install_detectron2.py --wheel-dir DIR    # builds the wheel, installs nothing
+    python tools/install_detectron2.py --wheel-dir DIR    # builds the wheel, but installs nothing
 
-An importable Detectron2 (0.6 or newer, upstream's main branch too) is kept as it is. Otherwise:
+An importable Detectron2 (0.6 or newer, including upstream's main branch) is left unchanged.
+Otherwise, this program
 
-1. download the source archive `pb1-detectron2 0.6` by pip, with your own index settings. Its
-   Python files are those of upstream's tag v0.6; the C++ and CUDA sources are missing;
-2. check its sha256;
-3. apply the replacements listed in `detectron2_fixes.py`, each of which must fit exactly;
-4. write a wheel named `detectron2` and let pip install it.
+1. downloads the source archive `pb1-detectron2 0.6` with pip, using your index settings. Its Python
+   files are those of upstream's tag v0.6; the C++ and CUDA sources are missing;
+2. verifies the archive's sha256;
+3. applies the replacements in `detectron2_fixes.py`, each of which must match exactly;
+4. builds a wheel named `detectron2`, and installs it with pip.
 
-torch must be there first: the archive's own setup.py, which pip runs on download, imports it.
+torch must be installed first, because the archive's setup.py, which pip runs on download, imports
+it. The exit status is 0 on success, 1 after an error, and 2 if an option is invalid.
 """
 
 import argparse
@@ -33,15 +35,15 @@ from pathlib import Path, PurePosixPath
 
 from detectron2_fixes import ADDED_FILES, FIXES, REQUIREMENTS, Fix
 
-VERSION = "0.6+rmonet1"  # a change of the fixes raises the number after "rmonet"
+VERSION = "0.6+rmonet1"  # increase the number after "rmonet" whenever the fixes change
 OLDEST = (0, 6)
 ARCHIVE = "pb1-detectron2==0.6"
 SHA256 = "5d2e9e51e523ec72f6a31cca04b0a515492e9514b773a3d134cedc0677170b29"
 ARCHIVE_ROOT = "pb1-detectron2-0.6/"
-# Newer pip refuses this archive: one of its optional extras names a package by URL.
+# Newer versions of pip reject this archive, because one of its extras names a package by URL.
 DOWNLOAD_PIP = "pip==25.3"
 
-# Archive folder -> where it lies in the wheel (as in upstream's own setup.py).
+# Folder in the archive -> folder in the wheel (as in upstream's setup.py).
 PACKAGES = {
     "detectron2/": "detectron2/",
     "projects/PointRend/point_rend/": "detectron2/projects/point_rend/",
@@ -49,7 +51,7 @@ PACKAGES = {
     "projects/Panoptic-DeepLab/panoptic_deeplab/": "detectron2/projects/panoptic_deeplab/",
 }
 
-# Imports what this project uses: `import detectron2` alone succeeds in a broken installation too.
+# Imports what this project uses; `import detectron2` alone also succeeds in broken installations.
 PROBE = """
 import importlib.util, json, sys
 sys.path = [entry for entry in sys.path if entry]  # not the current folder
@@ -70,20 +72,27 @@ REMOVE = "Repair or remove your Detectron2 (`python -m pip uninstall detectron2`
 
 
 class InstallError(Exception):
-    """Says what is wrong and what to do."""
+    """Installation failed; the message says why and what to do."""
 
 
 def probe() -> dict:
-    """What this Python imports: {"torch": bool}, and "path", "version", "error" of Detectron2."""
+    """Find out what this Python imports.
+
+    Returns:
+        "torch" (bool), and if there is a Detectron2, its "path", "version" and import "error".
+
+    Raises:
+        InstallError: importing Detectron2 crashes Python.
+    """
     result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
     _, marker, answer = result.stdout.rpartition("\nPROBE")
     if not marker:
-        raise InstallError(f"{REMOVE}, it crashes {sys.executable}:\n{result.stderr}")
+        raise InstallError(f"{REMOVE}; it crashes {sys.executable}:\n{result.stderr}")
     return json.loads(answer)
 
 
 def installed_wheel() -> str | None:
-    """Version of the installed distribution `detectron2`, None without one."""
+    """Return the version of the installed distribution `detectron2`, or None without one."""
     try:
         return importlib.metadata.version("detectron2")
     except importlib.metadata.PackageNotFoundError:
@@ -91,10 +100,12 @@ def installed_wheel() -> str | None:
 
 
 def is_kept(found: dict, distribution: str | None) -> bool:
-    """Whether the Detectron2 that `probe` found stays.
+    """Return whether to keep the Detectron2 that `probe` found.
 
-    False: there is none, or it is an older build of this program.
-    Raises InstallError if there is one that is too old or does not import.
+    False means that there is none, or that another version of this program built it.
+
+    Raises:
+        InstallError: Detectron2 is too old or cannot be imported.
     """
     if "path" not in found:
         return False
@@ -105,14 +116,18 @@ def is_kept(found: dict, distribution: str | None) -> bool:
     if "version" in found:
         numbers = re.match(r"(\d+)\.(\d+)", found["version"])
         if not numbers or tuple(map(int, numbers.groups())) < OLDEST:
-            raise InstallError(f"{where} is version {found['version']}; 0.6 is needed. {remedy}")
+            raise InstallError(f"{where} has version {found['version']}; 0.6 is needed. {remedy}")
     if "error" in found:
         raise InstallError(f"{where} does not import: {found['error']}\n{remedy}")
     return True
 
 
 def run_pip(*arguments: str, pip_from: Path | None = None) -> None:
-    """Runs `python -m pip`, or the pip unpacked in `pip_from`. Raises InstallError if it fails."""
+    """Run `python -m pip`, or the pip unpacked in `pip_from`.
+
+    Raises:
+        InstallError: pip failed.
+    """
     environment = dict(os.environ, PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_USER="0")
     if pip_from is not None:
         inherited = environment.get("PYTHONPATH")
@@ -126,7 +141,11 @@ def run_pip(*arguments: str, pip_from: Path | None = None) -> None:
 
 
 def download(folder: Path) -> Path:
-    """Fetches the archive into `folder` through pip; returns its path."""
+    """Download the archive into `folder` with pip, and return its path.
+
+    Raises:
+        InstallError: setuptools is missing, or pip failed.
+    """
     if importlib.util.find_spec("setuptools") is None:
         raise InstallError("setuptools is missing: `python -m pip install 'setuptools<82'` first.")
     run_pip("install", "--quiet", "--no-deps", "--target", str(folder / "pip"), DOWNLOAD_PIP)
@@ -141,7 +160,11 @@ def download(folder: Path) -> Path:
 
 
 def check_archive(archive: Path, sha256: str) -> None:
-    """Raises InstallError unless `archive` is the very file that the fixes were written for."""
+    """Verify that `archive` is exactly the file that the fixes were written for.
+
+    Raises:
+        InstallError: the file is missing or another one.
+    """
     if not archive.is_file():
         raise InstallError(f"{archive}: no such file")
     actual = hashlib.sha256(archive.read_bytes()).hexdigest()
@@ -153,9 +176,10 @@ def check_archive(archive: Path, sha256: str) -> None:
 
 
 def read_archive(archive: Path) -> dict[str, bytes]:
-    """Path below ARCHIVE_ROOT -> contents, in memory: nothing is unpacked to the disk.
+    """Return {path below ARCHIVE_ROOT: contents}, without unpacking anything to disk.
 
-    Raises InstallError on a link, a device, or a path that leads out of ARCHIVE_ROOT.
+    Raises:
+        InstallError: the archive has a link, a device, or a path that leads out of ARCHIVE_ROOT.
     """
     files = {}
     with tarfile.open(archive, "r:gz") as tar:
@@ -175,7 +199,11 @@ def read_archive(archive: Path) -> dict[str, bytes]:
 
 
 def select_files(source: dict[str, bytes]) -> dict[str, bytes]:
-    """The archive's packages under their paths in the wheel. Raises InstallError if one lacks."""
+    """Return the files of the archive's packages under their paths in the wheel.
+
+    Raises:
+        InstallError: a package is missing.
+    """
     wheel = {}
     for folder, target in PACKAGES.items():
         names = [name for name in source if name.startswith(folder)]
@@ -186,7 +214,11 @@ def select_files(source: dict[str, bytes]) -> dict[str, bytes]:
 
 
 def apply_fixes(files: dict[str, bytes], fixes: dict[str, list[Fix]]) -> None:
-    """Makes every replacement in `files`. Raises InstallError if one does not fit exactly."""
+    """Apply all replacements to `files`, in place.
+
+    Raises:
+        InstallError: a replacement does not match exactly.
+    """
     for reason, group in fixes.items():
         for fix in group:
             if fix.path not in files:
@@ -202,7 +234,7 @@ def apply_fixes(files: dict[str, bytes], fixes: dict[str, list[Fix]]) -> None:
 
 
 def write_wheel(files: dict[str, bytes], license_text: bytes, folder: Path) -> Path:
-    """Writes `files` as a wheel into `folder`; returns its path."""
+    """Write `files` as a wheel into `folder`, and return its path."""
     info = f"detectron2-{VERSION}.dist-info"
     metadata = [
         "Metadata-Version: 2.1",
@@ -235,7 +267,7 @@ def write_wheel(files: dict[str, bytes], license_text: bytes, folder: Path) -> P
     path = folder / f"detectron2-{VERSION}-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in contents.items():
-            # A fixed date and mode: the same archive always gives the same wheel.
+            # With a fixed date and mode, the same archive always gives the same wheel.
             entry = zipfile.ZipInfo(name, date_time=(2021, 11, 15, 0, 0, 0))
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
@@ -243,7 +275,11 @@ def write_wheel(files: dict[str, bytes], license_text: bytes, folder: Path) -> P
 
 
 def build(archive: Path, folder: Path, sha256: str = SHA256, fixes=FIXES) -> Path:
-    """Archive -> fixed wheel in `folder`. Raises InstallError before anything is written."""
+    """Build the fixed wheel from an archive in `folder`, and return its path.
+
+    Raises:
+        InstallError: the archive does not match; nothing has been written then.
+    """
     check_archive(archive, sha256)
     source = read_archive(archive)
     files = select_files(source)
@@ -253,15 +289,24 @@ def build(archive: Path, folder: Path, sha256: str = SHA256, fixes=FIXES) -> Pat
 
 
 def install(archive: Path | None, force: bool, wheel_dir: Path | None) -> None:
-    """The whole program. Raises InstallError."""
+    """Install Detectron2 if necessary, or only build its wheel.
+
+    Args:
+        archive: archive to use instead of downloading it.
+        force: replace an installed Detectron2.
+        wheel_dir: build the wheel into this folder, and install nothing.
+
+    Raises:
+        InstallError: this is not possible.
+    """
     if wheel_dir is None:
         found, distribution = probe(), installed_wheel()
         if not force and is_kept(found, distribution):
             version = distribution or found["version"]
-            print(f"Detectron2 {version} is there and kept: {found['path']}")
+            print(f"Detectron2 {version} is already installed: {found['path']}")
             return
         if not found["torch"]:
-            raise InstallError("torch is missing: first `pip install -r requirements.lock`.")
+            raise InstallError("torch is missing: run `pip install -r requirements.lock` first.")
     print(f"Building Detectron2 {VERSION} from {archive or ARCHIVE}", flush=True)
     with tempfile.TemporaryDirectory(prefix="detectron2-") as temporary:
         folder = Path(temporary)
@@ -273,16 +318,18 @@ def install(archive: Path | None, force: bool, wheel_dir: Path | None) -> None:
         run_pip("install", "--no-deps", "--no-index", "--force-reinstall", str(wheel))
     found = probe()
     if not is_kept(found, installed_wheel()):
-        raise InstallError(f"Detectron2 {VERSION} was installed, but {sys.executable} has it not.")
+        raise InstallError(
+            f"Detectron2 {VERSION} was installed, but {sys.executable} does not find it."
+        )
     print(f"Installed Detectron2 {VERSION}: {found['path']}")
 
 
 def main() -> int:
-    """Command line; returns the exit status."""
+    """Run the program and return its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--archive", type=Path, help=f"use this file of {ARCHIVE}; no network")
+    parser.add_argument("--archive", type=Path, help=f"use this file (default: download {ARCHIVE})")
     parser.add_argument("--force", action="store_true", help="replace an installed Detectron2")
     parser.add_argument("--wheel-dir", type=Path, help="only build the wheel, into this folder")
     arguments = parser.parse_args()

@@ -200,7 +200,7 @@ def test_importable_detectron2_is_kept(tmp_path, version):
 @pytest.mark.parametrize(
     ("version", "engine", "message"),
     [
-        ("0.5", "", "is version 0.5; 0.6 is needed"),
+        ("0.5", "", "has version 0.5; 0.6 is needed"),
         ("0.6", "from detectron2 import _C", "does not import: ImportError: cannot import name"),
     ],
 )
