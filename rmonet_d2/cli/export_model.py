@@ -23,19 +23,21 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         required=True,
         help="checkpoint (.pth), or the name of weights of this project",
     )
-    parser.add_argument("--output", metavar="FILE", required=True, help="the file to write")
+    parser.add_argument("--output", metavar="FILE", required=True, help="file to write")
     parser.add_argument(
         "--format",
         choices=("onnx", "torchscript"),
-        help="without it: onnx for a name that ends in .onnx, else torchscript",
+        help="format of the file (default: onnx if its name ends in .onnx, or else torchscript)",
     )
     parser.add_argument(
         "--batch-size", type=positive_int, default=1, help="images per call; fixed in the file"
     )
-    add_config_file(parser, help="YAML config; without it: config.yaml beside the weights")
-    parser.add_argument("--no-check", action="store_true", help="do not run the file")
+    add_config_file(parser, help="YAML config (default: config.yaml beside the weights)")
     parser.add_argument(
-        "--time", action="store_true", help="also measure the file's speed and the model's"
+        "--no-check", action="store_true", help="do not run the file to compare it with the model"
+    )
+    parser.add_argument(
+        "--time", action="store_true", help="also measure the speed of the file and of the model"
     )
     add_overrides(parser)
     return parser
@@ -47,19 +49,13 @@ def run(args: argparse.Namespace) -> int:
 
     import torch
 
-    from rmonet_d2.discovery import find_config, load_model
-    from rmonet_d2.engine import load_config
+    from rmonet_d2.discovery import load_weights
     from rmonet_d2.exporting.check import agrees, compare, measure_speed, noise_images
     from rmonet_d2.exporting.files import export_file, load_runner
     from rmonet_d2.exporting.wrapper import ExportableModel
-    from rmonet_d2.model_zoo import find_weights
 
-    weights = find_weights(args.weights)
-    cfg = load_config(find_config(args.config_file, weights), args.opts)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.TEST.OUTPUTS = ["latents"]
-    cfg.freeze()
-    model = ExportableModel(load_model(cfg, weights))
+    opts = [*args.opts, "TEST.OUTPUTS", ["latents"]]
+    model = ExportableModel(load_weights(args.weights, args.config_file, opts, "cpu").model)
     kind = args.format or ("onnx" if args.output.endswith(".onnx") else "torchscript")
     export_file(model, args.output, kind, args.batch_size)
     print(f"{args.output}: {kind}, {os.path.getsize(args.output) / 2**20:.1f} MiB")

@@ -1,4 +1,4 @@
-"""Unsupervised object discovery: boxes, masks, latents and COCO files from unlabelled images."""
+"""Unsupervised object discovery: boxes, masks, latents and COCO files from unlabeled images."""
 
 import importlib
 import sys
@@ -16,6 +16,11 @@ COMMANDS = {
     "ablation": ("ablation", "switch off each ingredient of the training recipe"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "demo": ("demo", "make scenes, train, evaluate and write a report"),
+    "probe": ("probe", "measure what the latents know about the objects"),
+    "traverse": ("traverse", "move the latents of one object, edit a scene"),
+    "relabel": ("relabel", "make labels for a detector out of a discovery"),
+    "student": ("student", "train Detectron2's Mask R-CNN on such labels"),
+    "export": ("export_model", "write a model as ONNX or TorchScript"),
     "export-weights": ("export_weights", "keep only the weights of a checkpoint"),
     "prepare-multi-dsprites": ("prepare_multi_dsprites", "generate or convert Multi-dSprites"),
     "prepare-clevr": ("prepare_clevr", "convert the published CLEVR (with masks)"),
@@ -25,7 +30,7 @@ COMMANDS = {
 
 
 def usage() -> str:
-    """The help of ``rmonet``."""
+    """Return the help text of ``rmonet``."""
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return f"""usage: rmonet COMMAND [OPTIONS]
@@ -44,8 +49,8 @@ example:
 
 exit status:
   0    success
-  1    an error that one line on the error output describes
-  2    a command, option or argument that cannot be used
+  1    error; a message on standard error says what to do
+  2    unknown command, or invalid option or argument
   130  interrupted (Ctrl-C)
 """
 

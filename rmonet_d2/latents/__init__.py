@@ -1,0 +1,1 @@
+"""What the latents know about objects: probes, disentanglement, traversals and edited scenes."""
