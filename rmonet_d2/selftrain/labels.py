@@ -56,8 +56,10 @@ def read_discovery(path: str | os.PathLike) -> dict:
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as JSON ({error}).") from None
-    needed = {"images": ("id", "file_name", "height", "width")}
-    needed["annotations"] = ("id", "image_id", "bbox", "segmentation", "score", "area")
+    needed: dict[str, tuple[str, ...]] = {
+        "images": ("id", "file_name", "height", "width"),
+        "annotations": ("id", "image_id", "bbox", "segmentation", "score", "area"),
+    }
     for part, keys in needed.items():
         entries = data.get(part) if isinstance(data, dict) else None
         if not isinstance(entries, list):
@@ -101,8 +103,8 @@ def without_duplicates(annotations: list[dict], iou: float) -> list[dict]:
     """
     order = sorted(range(len(annotations)), key=lambda i: -annotations[i]["score"])
     masks = [annotations[i]["segmentation"] for i in order]
-    overlaps = np.asarray(coco_mask.iou(masks, masks, [0] * len(masks))) if masks else None
-    kept = []
+    overlaps = np.asarray(coco_mask.iou(masks, masks, [0] * len(masks)))
+    kept: list[int] = []
     for place in range(len(order)):
         if all(overlaps[place, better] <= iou for better in kept):
             kept.append(place)
@@ -129,7 +131,7 @@ def make_labels(
         InputError: no label is left, or a limit on a field that is not there.
     """
     areas = {image["id"]: image["height"] * image["width"] for image in data["images"]}
-    dropped = Counter()
+    dropped: Counter[str] = Counter()
     of_image = defaultdict(list)
     for annotation in data["annotations"]:
         reason = _reason_to_drop(annotation, areas[annotation["image_id"]], limits)

@@ -17,11 +17,11 @@ from detectron2.data import (
     build_detection_test_loader,
 )
 from detectron2.data.datasets import register_coco_instances
-from detectron2.data.datasets.coco import load_coco_json
 from detectron2.engine import DefaultTrainer, default_setup
+from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 
-from rmonet_d2.data import require_dataset
+from rmonet_d2.data import require_dataset, unlabelled_dicts
 from rmonet_d2.engine.config import choose_device
 from rmonet_d2.engine.config_file import read_config_file
 from rmonet_d2.evaluation.build import ObjectCOCOEvaluator, write_results
@@ -80,7 +80,8 @@ def register_labels(labels: str, name: str = "relabeled_train") -> str:
 
 
 def register_test_set(name: str, max_images: int) -> str:
-    """A view of a registered test set: its first images (0: all), with Detectron2's records.
+    """Register a view of a test set: its first images (0: all), whose annotations only the
+    evaluator reads; return the name.
 
     Raises:
         ConfigError: no such data set.
@@ -96,12 +97,13 @@ def register_test_set(name: str, max_images: int) -> str:
     if view in DatasetCatalog.list():
         DatasetCatalog.remove(view)
         MetadataCatalog.remove(view)
-    records = load_coco_json(source.json_file, source.image_root)[: max_images or None]
+    records = unlabelled_dicts(name)[: max_images or None]
     DatasetCatalog.register(view, lambda: records)
     MetadataCatalog.get(view).set(
         json_file=source.json_file,
         image_root=source.image_root,
         thing_classes=["object"],
+        thing_dataset_id_to_contiguous_id=source.thing_dataset_id_to_contiguous_id,
         evaluator_type="coco",
     )
     return view
@@ -114,6 +116,12 @@ class StudentTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg, dataset_name: str, output_folder=None) -> DatasetEvaluator:
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
         return ObjectCOCOEvaluator(dataset_name, output_dir=folder)
+
+    def build_hooks(self):
+        hooks = super().build_hooks()
+        # `train_student` evaluates once, after the last checkpoint.
+        is_wanted = self.cfg.TEST.EVAL_PERIOD > 0
+        return [hook for hook in hooks if is_wanted or not isinstance(hook, EvalHook)]
 
     @classmethod
     def build_test_loader(cls, cfg, dataset_name: str):
