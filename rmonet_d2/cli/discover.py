@@ -19,7 +19,7 @@ from rmonet_d2.cli.options import (
     run_program,
 )
 
-GO_ON = "the same command goes on where it stopped"
+GO_ON = "the same command continues where it stopped"
 EXAMPLE = """\
     rmonet discover PHOTOS/ --output OUT/
     rmonet discover datasets/clevr_sample/test --weights clevr_rmonet_unet_cpu \\
@@ -72,13 +72,25 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     )
     add_config_file(model, help="YAML config instead of the one that the weights carry")
     model.add_argument(
-        "--object-size", metavar="PX", type=pixels, default=0, help="usual diameter of an object"
+        "--object-size",
+        metavar="PX",
+        type=pixels,
+        default=0,
+        help="usual diameter of an object, in image pixels (default: estimated)",
     )
     model.add_argument(
-        "--tile", metavar="PX", type=pixels, default=0, help="side of the tiles, in image pixels"
+        "--tile",
+        metavar="PX",
+        type=pixels,
+        default=0,
+        help="side of the tiles, in image pixels (default: chosen)",
     )
     model.add_argument(
-        "--max-objects", metavar="N", type=positive_int, default=0, help="most objects per tile"
+        "--max-objects",
+        metavar="N",
+        type=positive_int,
+        default=0,
+        help="most objects per tile (default: chosen)",
     )
     results = parser.add_argument_group("results")
     results.add_argument(

@@ -32,9 +32,9 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         required=True,
         help="folder that `rmonet discover` wrote, or its coco_annotations.json",
     )
-    parser.add_argument("--output", metavar="FOLDER", required=True, help="gets train.json")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="folder for train.json")
     parser.add_argument(
-        "--images", metavar="FOLDER", help="folder of the images; without it: that of the discovery"
+        "--images", metavar="FOLDER", help="folder of the images (default: that of the discovery)"
     )
     parser.add_argument(
         "--at-least",
@@ -53,19 +53,19 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
         help="drop annotations with a higher value of a field; may be repeated",
     )
     parser.add_argument(
-        "--min-area", type=_part, default=0.001, help="smallest mask, as a part of its image"
+        "--min-area", type=_part, default=0.001, help="smallest mask, as a fraction of its image"
     )
     parser.add_argument(
-        "--max-area", type=_part, default=0.5, help="largest mask, as a part of its image"
+        "--max-area", type=_part, default=0.5, help="largest mask, as a fraction of its image"
     )
     parser.add_argument(
         "--duplicate-iou",
         type=_part,
         default=0.7,
-        help="of two masks with a higher IoU, the one with the lower score is dropped",
+        help="drop the lower-scored one of two masks whose IoU exceeds this, 0 to 1",
     )
     parser.add_argument(
-        "--keep-empty", action="store_true", help="keep images in which no label is left"
+        "--keep-empty", action="store_true", help="keep images that have no labels left"
     )
     return parser
 

@@ -8,7 +8,7 @@ import argparse
 
 from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, natural_int, run_program
 
-GO_ON = "the same command with --resume goes on where it stopped"
+GO_ON = "the same command with --resume continues where it stopped"
 EXAMPLE = """\
     rmonet student --labels output/labels --test clevr_sample_test SOLVER.MAX_ITER 500
 """
@@ -21,16 +21,27 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--labels",
         metavar="PATH",
-        help="folder of `rmonet relabel`, or its train.json; not needed with --eval-only",
+        help="folder that `rmonet relabel` wrote, or its train.json; not needed with --eval-only",
     )
     parser.add_argument(
-        "--test", metavar="NAME", default="", help="registered data set to evaluate on"
+        "--test",
+        metavar="NAME",
+        default="",
+        help="registered data set to evaluate on (default: none)",
     )
     parser.add_argument(
-        "--max-images", type=natural_int, default=0, help="evaluate the first images only; 0: all"
+        "--max-images",
+        metavar="N",
+        type=natural_int,
+        default=0,
+        help="evaluate only this many images (default: all)",
     )
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
-    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    parser.add_argument(
+        "--eval-only", action="store_true", help="do not train, but evaluate MODEL.WEIGHTS"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR"
+    )
     add_overrides(parser)
     return parser
 
