@@ -71,7 +71,7 @@ def _watched_training(step: Step, watch: Stopwatch) -> Callable[[], None]:
 
 def _watched_inference(step: Step, watch: Stopwatch) -> Callable[[], None]:
     _watch_networks(step, watch)
-    watch.wrap(step.model, "results", "boxes and masks of the outputs")
+    watch.wrap(step.model, "decompositions", "boxes and masks of the outputs")
 
     def run():
         with watch.part("whole"):

@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     scenes = decompose(cfg, load_model(cfg, cfg.MODEL.WEIGHTS), records)
     if aris is not None:
         for scene, (image_id, ari) in zip(scenes, aris.items(), strict=True):
-            scene["title"] = f"image {image_id}: ARI {ari:.3f}"
+            scene.title = f"image {image_id}: ARI {ari:.3f}"
     os.makedirs(os.path.dirname(args.output) or ".", exist_ok=True)
     Image.fromarray(scene_sheet(scenes, max_rows=len(scenes))).save(args.output)
     print(f"{len(scenes)} scenes drawn: {args.output}")

@@ -170,7 +170,7 @@ class Discoverer:
                 if "reconstruction" in output:
                     seen = item["image"].float() / 255.0
                     rebuilt = output["reconstruction"].float().cpu().clamp(0, 1)
-                    output["error"] = float((seen - rebuilt).abs().mean())
+                    output = {**output, "error": float((seen - rebuilt).abs().mean())}
                 yield output
 
     def _input(self, image: np.ndarray, tile: Tile) -> dict[str, Any]:

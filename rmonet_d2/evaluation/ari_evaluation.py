@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import os
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -126,13 +127,13 @@ class ARIEvaluator(DatasetEvaluator):
         self._figures: list[dict] = []
         self._without_masks = 0
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[dict], outputs: Sequence[Mapping]) -> None:
         """Evaluate the outputs for a batch of images.
 
         Args:
             inputs: dicts with "image_id" and "image" (3, H, W) in 0..255.
-            outputs: dicts with "masks" (K, H, W), and optionally "reconstruction" (3, H, W) in
-                [0, 1] and "instances" with ``proposal_boxes`` and ``mask_boxes``.
+            outputs: decompositions (:class:`rmonet_d2.modeling.decomposition.Decomposition`, or
+                any mapping like it) with "masks", and optionally "reconstruction" and "instances".
 
         Raises:
             ValueError: an output has no masks.
@@ -150,7 +151,7 @@ class ARIEvaluator(DatasetEvaluator):
             else:
                 self._figures.append(self._evaluate_image(item, output, true_masks))
 
-    def _evaluate_image(self, item: dict, output: dict, true_masks: np.ndarray) -> dict:
+    def _evaluate_image(self, item: dict, output: Mapping, true_masks: np.ndarray) -> dict:
         true = paint_labels(true_masks, true_masks.shape[1:])
         pred = winning_components(output["masks"], true.shape)
         visible = true[None] == np.arange(1, len(true_masks) + 1)[:, None, None]

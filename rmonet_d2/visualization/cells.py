@@ -1,11 +1,12 @@
 """Single pictures of one decomposed scene: its image, reconstruction, segmentation and boxes.
 
-Every function takes a scene, which is a dict as documented in ``pictures.scene_sheet``, and the
-size (H, W) to draw at, and returns (H, W, 3) uint8 RGB.
+Every function takes a scene, which is a :class:`Decomposition` with its image, and the size (H, W)
+to draw at, and returns (H, W, 3) uint8 RGB.
 """
 
 import numpy as np
 
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.visualization.drawing import (
     color,
     draw_boxes,
@@ -17,52 +18,69 @@ from rmonet_d2.visualization.drawing import (
 )
 
 
-def image_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
+def image_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Draw the scene's image."""
-    return enlarge(to_image(scene["image"]), size)
+    return enlarge(to_image(scene.image), size)
 
 
-def reconstruction_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
+def reconstruction_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Draw the reconstruction, the sum of m_k x_k."""
-    return enlarge(to_image(scene["reconstruction"]), size)
+    return enlarge(to_image(scene.reconstruction), size)
 
 
-def segmentation_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
+def segmentation_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Tint each pixel in the color of the component that wins it; the background is gray."""
-    masks = to_numpy(scene["masks"])
+    masks = to_numpy(scene.masks)
     winner = enlarge_labels(masks.argmax(axis=0), size)
     winner[winner == len(masks) - 1] = -1
     colors = np.stack([color(k) for k in range(len(masks))])
     return tint_labels(image_picture(scene, size), winner, colors)
 
 
-def boxes_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
+def boxes_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Draw the boxes with their scores, in the colors of their components."""
     picture = image_picture(scene, size)
-    if scene.get("boxes") is None or len(scene["boxes"]) == 0:
+    found = scene.instances
+    if found is None or not len(found):
         return picture
-    boxes = to_numpy(scene["boxes"])
-    owners = scene.get("box_components")
-    owners = _box_owners(boxes, to_numpy(scene["masks"])) if owners is None else to_numpy(owners)
+    boxes = to_numpy(found.pred_boxes.tensor)
+    if found.has("components"):
+        owners = to_numpy(found.components)
+    else:
+        owners = _box_owners(_at_size(boxes, found.image_size, scene), to_numpy(scene.masks))
     labels = None
-    if scene.get("scores") is not None:
-        labels = [f"{score:.2f}" for score in to_numpy(scene["scores"])]
-    return draw_boxes(picture, boxes, [color(int(k)) for k in owners], labels, _scale(scene, size))
+    if found.has("scores"):
+        labels = [f"{score:.2f}" for score in to_numpy(found.scores)]
+    colors = [color(int(k)) for k in owners]
+    return draw_boxes(picture, boxes, colors, labels, _scale(found.image_size, size))
 
 
-def pseudo_boxes_picture(scene: dict, size: tuple[int, int]) -> np.ndarray:
+def pseudo_boxes_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Draw the pseudo boxes, from which the RPN learns, in white."""
-    boxes = scene.get("pseudo_boxes")
+    boxes = scene.pseudo_boxes
     picture = image_picture(scene, size)
     if boxes is None or len(boxes) == 0:
         return picture
     boxes = to_numpy(boxes)
-    return draw_boxes(picture, boxes, [(255, 255, 255)] * len(boxes), None, _scale(scene, size))
+    return draw_boxes(
+        picture, boxes, [(255, 255, 255)] * len(boxes), None, _scale(_size(scene), size)
+    )
 
 
-def _scale(scene: dict, size: tuple[int, int]) -> tuple[float, float]:
-    height, width = to_numpy(scene["image"]).shape[1:]
-    return size[1] / width, size[0] / height
+def _size(scene: Decomposition) -> tuple[int, int]:
+    """The (H, W) of the model's input."""
+    height, width = scene.masks.shape[-2:]
+    return height, width
+
+
+def _scale(old: tuple[int, int], new: tuple[int, int]) -> tuple[float, float]:
+    """Factors of x and y from one (H, W) to another."""
+    return new[1] / old[1], new[0] / old[0]
+
+
+def _at_size(boxes: np.ndarray, size: tuple[int, int], scene: Decomposition) -> np.ndarray:
+    """Convert boxes (N, 4) on an image of ``size`` to pixels of the model's input."""
+    return boxes * np.asarray(_scale(size, _size(scene)) * 2)
 
 
 def _box_owners(boxes: np.ndarray, masks: np.ndarray) -> list[int]:

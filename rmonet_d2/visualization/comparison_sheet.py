@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.visualization.cells import (
     boxes_picture,
     image_picture,
@@ -25,16 +26,15 @@ ROWS = (
 LABEL = 26
 
 
-def comparison_sheet(scenes: Mapping[str, Sequence[dict]]) -> np.ndarray:
+def comparison_sheet(scenes: Mapping[str, Sequence[Decomposition]]) -> np.ndarray:
     """Draw a sheet with three rows per scene and one column per system.
 
     The rows of a scene are the reconstructions, the boxes, and the components that win each pixel.
     The first column shows the image, as the system with the largest input sees it.
 
     Args:
-        scenes: {title: scenes}, with the same scenes in the same order for every system. Each
-            scene is a dict as documented in ``pictures.scene_sheet``. Titles break at their
-            first "(".
+        scenes: {title: decompositions with their image and reconstruction}, of the same scenes in
+            the same order for every system. Titles break at their first "(".
 
     Returns:
         (height, width, 3) uint8 RGB.
@@ -51,7 +51,7 @@ def comparison_sheet(scenes: Mapping[str, Sequence[dict]]) -> np.ndarray:
     height = 2 * MARGIN + HEADER + number * (block + BETWEEN_SCENES) - BETWEEN_SCENES
     sheet = np.full((height, width, 3), PAPER, np.uint8)
     _header(sheet, list(scenes))
-    images = max(scenes.values(), key=lambda found: found[0]["image"].shape[-1])
+    images = max(scenes.values(), key=lambda found: found[0].image.shape[-1])
     for i in range(number):
         top = MARGIN + HEADER + i * (block + BETWEEN_SCENES)
         _put(sheet, top, 0, image_picture(images[i], (CELL, CELL)))

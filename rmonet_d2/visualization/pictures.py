@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from detectron2.structures import Instances
 
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.visualization.cells import (
     boxes_picture,
     image_picture,
@@ -39,7 +40,7 @@ STRIPE = 6
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
-def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
+def scene_sheet(scenes: Sequence[Decomposition], max_rows: int = 8) -> np.ndarray:
     """Draw a sheet with one row per scene.
 
     The columns are: the image; the boxes with scores, in the color of their component; the pseudo
@@ -49,12 +50,9 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
     above shows the color of the component.
 
     Args:
-        scenes: dicts of tensors or arrays:
-            "image" (3, H, W) in [0, 1]; "masks" (K, H, W); "components" (K, 3, H, W);
-            "reconstruction" (3, H, W); and optionally "boxes" (N, 4) in input pixels,
-            "scores" (N,), "box_components" (N,), the k of each box (by default the component with
-            the most mass in the box), "pseudo_boxes" (M, 4), and "title". All scenes have the same
-            K, H and W.
+        scenes: decompositions with at least their image, components and reconstruction, and the
+            same K, H and W. Boxes are drawn if there are instances; a box of instances without
+            ``components`` gets the color of the component with the most mass in it.
         max_rows: number of scenes to draw at most; further ones are ignored.
 
     Returns:
@@ -67,10 +65,10 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
     if not scenes:
         raise ValueError("a picture sheet needs at least one scene")
     columns = _large_columns(scenes)
-    num_components = len(scenes[0]["masks"])
-    large, small = _cell_sizes(to_numpy(scenes[0]["image"]).shape[1:])
+    num_components = len(scenes[0].masks)
+    large, small = _cell_sizes(to_numpy(scenes[0].image).shape[1:])
     row_height = STRIPE + 3 * small[0] + 2 * GAP
-    has_titles = any(scene.get("title") for scene in scenes)
+    has_titles = any(scene.title for scene in scenes)
     pitch = row_height + 2 * GAP + (TITLE if has_titles else 0)
     width = 2 * MARGIN + len(columns) * (large[1] + GAP) + GAP
     width += num_components * (small[1] + GAP) - GAP
@@ -80,16 +78,16 @@ def scene_sheet(scenes: Sequence[dict], max_rows: int = 8) -> np.ndarray:
     for i, scene in enumerate(scenes):
         top = MARGIN + HEADER + i * pitch
         if has_titles:
-            title = scene.get("title") or ""
+            title = scene.title or ""
             draw_text(sheet, MARGIN, top + TITLE / 2, title, 14, FAINT_INK, anchor="lm")
             top += TITLE
         _draw_row(sheet, top, scene, columns, large, small, row_height)
     return sheet
 
 
-def _large_columns(scenes: list[dict]) -> list[tuple[str, object]]:
+def _large_columns(scenes: list[Decomposition]) -> list[tuple[str, object]]:
     columns = [("image", image_picture), ("boxes", boxes_picture)]
-    if any(scene.get("pseudo_boxes") is not None for scene in scenes):
+    if any(scene.pseudo_boxes is not None for scene in scenes):
         columns.append(("pseudo boxes", pseudo_boxes_picture))
     return [
         *columns,
@@ -130,8 +128,8 @@ def _draw_row(sheet, top, scene, columns, large, small, row_height) -> None:
         sheet[offset : offset + large[0], x : x + large[1]] = picture(scene, large)
         x += large[1] + GAP
     x += GAP
-    masks = to_numpy(scene["masks"])
-    components = to_numpy(scene["components"])
+    masks = to_numpy(scene.masks)
+    components = to_numpy(scene.components)
     for k, (mask, component) in enumerate(zip(masks, components, strict=True)):
         tint = BACKGROUND_COLOR if k == len(masks) - 1 else color(k)
         masked = mask[None] * component + 1.0 - mask[None]

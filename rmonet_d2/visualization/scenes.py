@@ -1,12 +1,14 @@
-"""Decomposes scenes of a data set into the dicts that ``pictures.scene_sheet`` draws."""
+"""Decomposes scenes of a data set for ``pictures.scene_sheet``."""
 
 import json
 import os
+from dataclasses import replace
 
 import torch
 from detectron2.config import CfgNode
 
 from rmonet_d2.data.mapper import UnlabelledMapper
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.utils.errors import InputError, MissingFileError
 
 
@@ -76,8 +78,8 @@ def select_records(
 @torch.no_grad()
 def decompose(
     cfg: CfgNode, model: torch.nn.Module, records: list[dict], batch_size: int = 16
-) -> list[dict]:
-    """Run a model on records, and return one dict per image for ``scene_sheet``.
+) -> list[Decomposition]:
+    """Run a model on records, and return one decomposition per image, with the image.
 
     Raises:
         InputError: the model does not return everything that is drawn.
@@ -91,21 +93,9 @@ def decompose(
     return scenes
 
 
-def _scene(item: dict, output: dict, mapper: UnlabelledMapper) -> dict:
+def _scene(item: dict, output: Decomposition, mapper: UnlabelledMapper) -> Decomposition:
     if missing := {"components", "reconstruction"} - set(output):
         raise InputError(f"pictures need {sorted(missing)}: add them to TEST.OUTPUTS.")
     image = item["image"] if mapper.image_format == "RGB" else item["image"].flip(0)
-    instances = output["instances"]
-    height, width = image.shape[1:]
-    boxes = instances.pred_boxes.clone()
-    boxes.scale(width / instances.image_size[1], height / instances.image_size[0])
-    return {
-        "image": image.float() / 255.0,
-        "masks": output["masks"],
-        "components": output["components"],
-        "reconstruction": output["reconstruction"],
-        "boxes": boxes.tensor,
-        "scores": instances.scores,
-        "box_components": instances.components if instances.has("components") else None,
-        "title": f"image {item['image_id']}",
-    }
+    title = f"image {item['image_id']}"
+    return replace(output, image=image.float() / 255.0, title=title)

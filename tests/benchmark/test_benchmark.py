@@ -172,7 +172,7 @@ def test_all_systems_in_tables(benchmark, emulation, monkeypatch):
     measured = []
 
     def peak_memory(config_file, opts):
-        # The real one starts a process for each system; test_peak_memory_of_training_and_inference has it.
+        # The real one, which starts a process for each system, has a test of its own.
         measured.append(training.config_of(config_file, opts).MODEL.META_ARCHITECTURE)
         return {"training": 2.0, "inference": 1.0}
 

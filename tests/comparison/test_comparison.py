@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from small_model import ROOT
 
 from rmonet_d2.benchmark.training import seconds_per_step
@@ -15,6 +16,7 @@ from rmonet_d2.comparison.curves import convergence_figure, render
 from rmonet_d2.comparison.results import Outcome, ari_table, box_table, curves_csv, results_csv
 from rmonet_d2.comparison.systems import DATASETS, SYSTEMS
 from rmonet_d2.engine import load_config
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.utils.run_log import read_run
 from rmonet_d2.visualization.comparison_sheet import (
     CELL,
@@ -113,18 +115,19 @@ def test_figure_in_both_formats(outcome):
 
 
 def scene(num_components):
-    masks = torch.rand(num_components, 16, 16).softmax(dim=0)
-    return {
-        "image": torch.rand(3, 16, 16),
-        "masks": masks,
-        "reconstruction": torch.rand(3, 16, 16),
-        "boxes": torch.tensor([[2.0, 3.0, 9.0, 11.0]]),
-    }
+    found = Instances((16, 16))
+    found.pred_boxes = Boxes(torch.tensor([[2.0, 3.0, 9.0, 11.0]]))
+    return Decomposition(
+        masks=torch.rand(num_components, 16, 16).softmax(dim=0),
+        instances=found,
+        image=torch.rand(3, 16, 16),
+        reconstruction=torch.rand(3, 16, 16),
+    )
 
 
 def test_the_first_column_is_the_largest_image():
     small, large = scene(4), scene(6)
-    large["image"] = torch.zeros(3, 32, 32)
+    large.image = torch.zeros(3, 32, 32)
     for order in ([small, large], [large, small]):
         sheet = comparison_sheet({str(i): [each] for i, each in enumerate(order)})
         image = sheet[MARGIN + HEADER :, MARGIN + LABEL :][:CELL, :CELL]

@@ -57,7 +57,7 @@ def test_one_mask_for_everything(dataset):
 def test_masks_may_have_another_size_than_the_ground_truth(dataset):
     image, masks = SCENES[0]
     output = to_output(image, masks)
-    output["masks"] = output["masks"][:, ::2, ::2]
+    output.masks = output.masks[:, ::2, ::2]
     figures = run(ARIEvaluator(dataset), [output], SCENES[:1])["decomposition"]
     assert figures["ARI"] > 0.95
 
@@ -181,6 +181,6 @@ def test_no_images_at_all(dataset):
 
 def test_masks_are_compared_in_half_precision_too(dataset):
     output = to_output(*SCENES[0])
-    output["masks"] = output["masks"].to(torch.bfloat16)
+    output.masks = output.masks.to(torch.bfloat16)
     figures = run(ARIEvaluator(dataset), [output], SCENES[:1])["decomposition"]
     assert figures["ARI"] == 1.0

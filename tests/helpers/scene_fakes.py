@@ -17,6 +17,8 @@ from PIL import Image
 from pycocotools import mask as mask_utils
 from torch import nn
 
+from rmonet_d2.modeling.decomposition import Decomposition
+
 COLOURS = [(220, 40, 40), (40, 200, 60), (50, 80, 230), (230, 200, 40), (200, 60, 210)]
 NUM_COMPONENTS = 6
 
@@ -88,7 +90,7 @@ def to_input(image, image_id, file_name="scene.png"):
 
 
 def to_output(image, masks, scores=None, num_components=NUM_COMPONENTS):
-    """The output contract for object masks (N, H, W) that do not overlap, N < K."""
+    """The decomposition for object masks (N, H, W) that do not overlap, N < K."""
     masks = torch.as_tensor(np.asarray(masks, dtype=bool)).reshape(-1, *image.shape[:2])
     soft = torch.zeros(num_components, *image.shape[:2])
     soft[: len(masks)] = masks.float()
@@ -96,13 +98,13 @@ def to_output(image, masks, scores=None, num_components=NUM_COMPONENTS):
     x = torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255.0
     colour = (soft[:, None] * x).sum(dim=(2, 3)) / soft.sum(dim=(1, 2)).clamp(min=1)[:, None]
     components = colour[:, :, None, None].expand(-1, -1, *image.shape[:2])
-    return {
-        "instances": to_instances(masks, scores),
-        "masks": soft,
-        "components": components,
-        "reconstruction": (soft[:, None] * components).sum(dim=0),
-        "latents": torch.arange(num_components * 4.0).reshape(num_components, 4),
-    }
+    return Decomposition(
+        masks=soft,
+        instances=to_instances(masks, scores),
+        components=components,
+        reconstruction=(soft[:, None] * components).sum(dim=0),
+        latents=torch.arange(num_components * 4.0).reshape(num_components, 4),
+    )
 
 
 def to_instances(masks, scores=None):
@@ -133,7 +135,7 @@ if "SquareFinder" not in META_ARCH_REGISTRY:
 
     @META_ARCH_REGISTRY.register()
     class SquareFinder(nn.Module):
-        """Fulfils the output contract on scenes of separate squares; has one parameter."""
+        """Decomposes scenes of separate squares; has one parameter."""
 
         def __init__(self, cfg):
             super().__init__()
@@ -149,6 +151,6 @@ if "SquareFinder" not in META_ARCH_REGISTRY:
                 size = (item["height"], item["width"])
                 resized = nn.functional.interpolate(output["masks"][None], size=size)[0] > 0.5
                 resized = resized[: len(output["instances"])]
-                output["instances"] = to_instances(resized)
+                output.instances = to_instances(resized)
                 results.append(output)
             return results

@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 from scene_fakes import square_scene, to_output
 
 from rmonet_d2.visualization import drawing
@@ -11,12 +14,8 @@ BOXES = [(4, 4, 24, 24), (30, 30, 50, 60)]
 
 def a_scene(size=(64, 64), boxes=BOXES, **extra):
     image, masks = square_scene(boxes, size)
-    output = to_output(image, masks)
-    scene = {key: output[key] for key in ("masks", "components", "reconstruction")}
-    scene["image"] = torch.from_numpy(image.transpose(2, 0, 1).copy()) / 255.0
-    scene["boxes"] = output["instances"].pred_boxes.tensor
-    scene["scores"] = output["instances"].scores
-    return {**scene, **extra}
+    picture = torch.from_numpy(image.transpose(2, 0, 1).copy()) / 255.0
+    return replace(to_output(image, masks), image=picture, **extra)
 
 
 def count_color(picture, color):
@@ -54,16 +53,15 @@ def test_pseudo_boxes_get_a_column_where_a_scene_has_them():
 
 
 def test_scenes_without_boxes_and_with_odd_sizes():
-    without = a_scene(size=(96, 160), boxes=[], scores=None)
-    without["boxes"] = None
+    without = a_scene(size=(96, 160), boxes=[], instances=None)
     large = a_scene(size=(512, 300), boxes=BOXES)
     assert scene_sheet([without]).ndim == scene_sheet([large]).ndim == 3
 
 
 def test_values_outside_the_range_are_clipped():
     scene = a_scene()
-    scene["reconstruction"] = torch.full((3, 64, 64), float("nan"))
-    scene["components"] = scene["components"] * 5.0 - 2.0
+    scene.reconstruction = torch.full((3, 64, 64), float("nan"))
+    scene.components = scene.components * 5.0 - 2.0
     assert scene_sheet([scene]).dtype == np.uint8
 
 
@@ -72,13 +70,26 @@ def test_no_scenes_is_an_error():
         scene_sheet([])
 
 
+def with_objects(scene, order, components=None, factor=1):
+    """The scene with its boxes in another order, on an image ``factor`` times as large."""
+    old = scene.instances
+    found = Instances(tuple(factor * side for side in old.image_size))
+    found.pred_boxes = Boxes(old.pred_boxes.tensor[order] * factor)
+    found.scores = old.scores
+    if components is not None:
+        found.components = torch.tensor(components)
+    return replace(scene, instances=found)
+
+
 def test_boxes_take_the_color_of_the_component_that_fills_them():
     scene = a_scene()
-    scene["boxes"] = scene["boxes"].flip(0)
-    given = scene_sheet([{**scene, "box_components": torch.tensor([1, 0])}])
-    np.testing.assert_array_equal(scene_sheet([scene]), given)
-    other = scene_sheet([{**scene, "box_components": torch.tensor([0, 1])}])
-    assert (other != given).any()
+    flipped = scene_sheet([with_objects(scene, [1, 0])])
+    np.testing.assert_array_equal(flipped, scene_sheet([with_objects(scene, [1, 0], [1, 0])]))
+    assert (scene_sheet([with_objects(scene, [1, 0], [0, 1])]) != flipped).any()
+    # Instances may have the size of a file, which is not that of the model's input.
+    for components in (None, [1, 0]):
+        sheet = scene_sheet([with_objects(scene, [1, 0], components, factor=3)])
+        np.testing.assert_array_equal(flipped, sheet)
 
 
 def test_overlay_is_enlarged_and_colored_inside_the_objects():

@@ -14,6 +14,7 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.modeling.iodine.refinement import (
     RefinementNetwork,
     keep_variance,
@@ -64,6 +65,8 @@ class IODINE(SceneModel):
     end; foreground ARI does not depend on this.
     """
 
+    test_noise: torch.Tensor
+
     @configurable
     def __init__(
         self,
@@ -110,7 +113,7 @@ class IODINE(SceneModel):
         self.register_buffer("test_noise", noise, persistent=False)
         scales = component_scales(self.num_components, sigma, sigma)
         self.register_buffer("sigma", scales, persistent=False)
-        self.to(memory_format=self.memory_format)
+        self.lay_out_weights()
 
     @classmethod
     def from_config(cls, cfg):
@@ -143,15 +146,15 @@ class IODINE(SceneModel):
 
         Returns:
             In training, {"loss_nll", "loss_kl_z"}, sums over the iterations weighted by t / T.
-            Otherwise, the list of dicts that :meth:`SceneModel.results` documents.
+            Otherwise, one :class:`Decomposition` per image.
         """
         x = self.preprocess(batched_inputs)
         found = self.infer(x)
         if not self.training:
-            return self.export(found[-1], batched_inputs)
+            return self.decompose(found[-1], batched_inputs)
         iteration = get_event_storage().iter
         if self.vis_period > 0 and iteration % self.vis_period == 0:
-            self.visualize(x, found[-1])
+            self._draw(x, found[-1])
         weights = [(t + 1) / self.iterations for t in range(self.iterations)]
         pairs = list(zip(weights, found, strict=True))
         return {
@@ -226,27 +229,16 @@ class IODINE(SceneModel):
         return [part[image, order] for part in (masks, *parts)]
 
     @torch.no_grad()
-    def export(self, found: Iteration, batched_inputs: list[dict]) -> list[dict]:
-        """Build the output contract, see :meth:`SceneModel.results`."""
+    def decompose(self, found: Iteration, batched_inputs: list[dict]) -> list[Decomposition]:
+        """Convert the last iteration to one decomposition per image."""
         masks = found.mask_logits.softmax(dim=1)
         reconstruction = (masks[:, :, None] * found.x_k).sum(dim=1)
         mu = found.posterior.float().chunk(2, dim=1)[0].unflatten(0, masks.shape[:2])
         masks, x_k, mu = self._ordered(masks, found.x_k, mu)
         generated = {"latents": mu, "components": x_k, "reconstruction": reconstruction}
-        return self.results(batched_inputs, masks, mask_scores(masks), generated)
+        return self.decompositions(batched_inputs, masks, mask_scores(masks), generated)
 
     @torch.no_grad()
-    def visualize(self, x: torch.Tensor, found: Iteration, num_images: int = 4) -> None:
-        """Put a picture of the first images of a training step into the event storage."""
+    def _draw(self, x: torch.Tensor, found: Iteration) -> None:
         masks, x_k = self._ordered(found.mask_logits.softmax(dim=1), found.x_k)
-        scenes = [
-            {
-                "image": x[i],
-                "masks": masks[i],
-                "components": x_k[i],
-                "reconstruction": (masks[i][:, None] * x_k[i]).sum(dim=0),
-                **self.boxes_of_masks(masks[i]),
-            }
-            for i in range(min(num_images, len(x)))
-        ]
-        self.show(scenes)
+        self.visualize(x, masks, x_k)

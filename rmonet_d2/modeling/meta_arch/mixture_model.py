@@ -1,8 +1,8 @@
 """The base of all MONets: a mixture of components that one VAE decodes (Sec. 3.1, 3.3, 3.5).
 
 A model of this family computes masks in its own way and inherits the rest from
-:class:`MixtureModel`: the first three terms of Eq. 3, the posterior of the mixture, the output
-contract and the pictures.
+:class:`MixtureModel`: the first three terms of Eq. 3, the posterior of the mixture, and the
+decompositions that it returns.
 
 Shape shorthand:
     B: images.  K: components, the background last.  R = K - 1.  H, W: image size.
@@ -12,6 +12,7 @@ Shape shorthand:
 import torch
 
 from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.postprocessing import mask_scores
@@ -26,9 +27,12 @@ class MixtureModel(SceneModel):
     """Base of the meta-architectures whose masks are mixing probabilities of a Gaussian mixture.
 
     Subclasses accept ``**mixture`` in their constructor, return ``**cls.mixture_args(cfg)`` from
-    ``from_config`` among other arguments, and call ``self.to(memory_format=self.memory_format)`` at
-    the end of their constructor.
+    ``from_config`` among other arguments, and call ``self.lay_out_weights()`` at the end of their
+    constructor.
     """
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
 
     def __init__(
         self,
@@ -169,15 +173,15 @@ class MixtureModel(SceneModel):
         cost = (component_latent_kl(decoded.mu, decoded.log_var) * is_there).sum(dim=1)
         return -cost - self.nll(x, decoded.x_k, log_masks, self.sigma, self.joint_channels)
 
-    def export(
+    def decompose(
         self,
         x: torch.Tensor,
         log_masks: torch.Tensor,
         batched_inputs: list[dict],
         regions: Regions | None = None,
         box_source: str = "mask",
-    ) -> list[dict]:
-        """Build the output contract of all models in evaluation mode.
+    ) -> list[Decomposition]:
+        """Decode the components and build the output of evaluation mode, one result per image.
 
         Args:
             x, log_masks: see the table above.
@@ -187,9 +191,6 @@ class MixtureModel(SceneModel):
                 detection branch: boxes are then the tight boxes of the masks, and ``mask_scores``
                 gives the scores.
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
-
-        Returns:
-            See :meth:`SceneModel.results`.
         """
         masks = log_masks.exp()
         generated = {}
@@ -206,40 +207,9 @@ class MixtureModel(SceneModel):
             generated["latents"] = self.vae.encode(x, log_masks)[0]
         scores = mask_scores(masks) if regions is None else regions.scores
         boxes = None if regions is None else regions.boxes
-        return self.results(batched_inputs, masks, scores, generated, boxes, box_source)
+        return self.decompositions(batched_inputs, masks, scores, generated, boxes, box_source)
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
         """Log the share of the image that is foreground."""
         foreground = 1.0 - log_masks[:, -1].detach().exp().mean()
         put_deferred("rmonet/foreground_share", foreground)
-
-    @torch.no_grad()
-    def visualize(
-        self,
-        x: torch.Tensor,
-        log_masks: torch.Tensor,
-        decoded: VAEOutputs,
-        boxes: list[dict] | None = None,
-        num_images: int = 4,
-    ) -> None:
-        """Put a picture of the first images into the event storage, as "rmonet/scenes".
-
-        Args:
-            x, log_masks, decoded: input and results of a training step.
-            boxes: one dict per image with the box entries of ``scene_sheet``, or None for the tight
-                boxes of the masks.
-            num_images: maximum number of images in the picture.
-        """
-        scenes = []
-        for i in range(min(num_images, len(x))):
-            masks, x_k = log_masks[i].exp(), decoded.x_k[i]
-            scenes.append(
-                {
-                    "image": x[i],
-                    "masks": masks,
-                    "components": x_k,
-                    "reconstruction": (masks[:, None] * x_k).sum(dim=0),
-                    **(self.boxes_of_masks(masks) if boxes is None else boxes[i]),
-                }
-            )
-        self.show(scenes)

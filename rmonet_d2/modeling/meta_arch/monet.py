@@ -43,7 +43,7 @@ class MONet(MixtureModel):
         """
         super().__init__(**mixture)
         self.attention = attention
-        self.to(memory_format=self.memory_format)
+        self.lay_out_weights()
 
     @classmethod
     def from_config(cls, cfg):
@@ -68,18 +68,18 @@ class MONet(MixtureModel):
 
         Returns:
             In training, {"loss_*": scalar}, the first three terms of Eq. 3, already weighted.
-            Otherwise, the list of dicts that :meth:`MixtureModel.export` documents.
+            Otherwise, one :class:`Decomposition` per image.
         """
         x = self.preprocess(batched_inputs)
         log_masks = self.attend(x)
         if not self.training:
-            return self.export(x, log_masks, batched_inputs)
+            return self.decompose(x, log_masks, batched_inputs)
 
         decoded = self.vae(x, log_masks)
         losses = self.generative_losses(x, log_masks, decoded)
         self.log_foreground(log_masks)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
-            self.visualize(x, log_masks, decoded)
+            self.visualize(x, log_masks.exp(), decoded.x_k)
         return self.weighted(losses)
 
     def attend(self, x: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ Shape shorthand:
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import cast
 
 import torch
 from detectron2.config import configurable
@@ -16,13 +17,16 @@ from detectron2.modeling import (
     build_proposal_generator,
     build_roi_heads,
 )
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
 from rmonet_d2.modeling.proposal_generator.regions import Regions, RegionWarmup
+from rmonet_d2.modeling.proposal_generator.rpn import PseudoLabelRPN
 from rmonet_d2.modeling.pseudo_labels import build_pseudo_labels
 from rmonet_d2.modeling.test_time_augmentation import check_mirrors, choose, mirror, mirror_regions
 from rmonet_d2.modeling.vae import VAEOutputs
@@ -93,7 +97,8 @@ class RMONet(MixtureModel):
                 '"PseudoLabelRPN"): set TEST.AUG.ENABLED False.'
             )
         self.backbone = backbone
-        self.proposal_generator = proposal_generator
+        # Or WholeImageRegions, whose raw outputs are None: then nothing else of it is called.
+        self.proposal_generator = cast(PseudoLabelRPN, proposal_generator)
         self.roi_heads = roi_heads
         self.pseudo_labels = pseudo_labels
         self.region_warmup = region_warmup
@@ -103,7 +108,7 @@ class RMONet(MixtureModel):
         self.pseudo_label_masks = pseudo_label_masks
         self.test_mirrors = list(test_mirrors)
         self.test_nms_thresholds = list(test_nms_thresholds)
-        self.to(memory_format=self.memory_format)
+        self.lay_out_weights()
 
     @classmethod
     def from_config(cls, cfg):
@@ -135,8 +140,8 @@ class RMONet(MixtureModel):
                 return.
 
         Returns:
-            In training, {"loss_*": scalar}, already weighted. Otherwise, the list of dicts that
-            :meth:`MixtureModel.export` documents.
+            In training, {"loss_*": scalar}, already weighted. Otherwise, one
+            :class:`Decomposition` per image.
         """
         x = self.preprocess(batched_inputs)
         if not self.training:
@@ -159,8 +164,13 @@ class RMONet(MixtureModel):
             losses |= self.proposal_generator.pseudo_losses(rpn_outputs, pseudo)
             self._log_regions(regions, pseudo)
         if self.vis_period > 0 and iteration % self.vis_period == 0:
-            boxes = None if rpn_outputs is None else self._boxes_to_draw(regions, pseudo)
-            self.visualize(x, log_masks, decoded, boxes)
+            self.visualize(
+                x,
+                log_masks.exp(),
+                decoded.x_k,
+                found=None if rpn_outputs is None else self._regions_to_draw(regions),
+                pseudo_boxes=pseudo and [p.gt_boxes.tensor for p in pseudo],
+            )
         return self.weighted(losses)
 
     def features(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -210,14 +220,15 @@ class RMONet(MixtureModel):
             log_masks = log_responsibilities(x, decoded.x_k, log_masks, self.sigma)
         return log_masks.exp()
 
-    def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[dict]:
-        """Decompose images and return the list of dicts that :meth:`forward` documents."""
+    def inference(self, x: torch.Tensor, batched_inputs: list[dict]) -> list[Decomposition]:
+        """Decompose images, see :meth:`forward`."""
+        regions: Regions | None
         if self.test_mirrors or self.test_nms_thresholds:
             regions, log_masks = self.likeliest(x)
         else:
             regions, rpn_outputs, log_masks = self.attend(x)
             regions = None if rpn_outputs is None else regions
-        return self.export(x, log_masks, batched_inputs, regions, self.box_source)
+        return self.decompose(x, log_masks, batched_inputs, regions, self.box_source)
 
     def likeliest(self, x: torch.Tensor) -> tuple[Regions, torch.Tensor]:
         """Return the regions and log m_k, (B, K, H, W), with the highest ELBO of all alternatives.
@@ -226,26 +237,24 @@ class RMONet(MixtureModel):
         limits how stick-breaking can divide the image. The ELBO of Eq. 3 distinguishes, without any
         label, an explanation that fits from one in which two objects share a component.
         """
-        best = None
-        for regions, log_masks in self._alternatives(x):
-            elbo = self.elbo(x, log_masks)
-            if best is None:
-                best = elbo, regions, log_masks
-                continue
-            better = elbo > best[0]
-            best = (
-                torch.where(better, elbo, best[0]),
-                choose(better, regions, best[1]),
-                torch.where(better[:, None, None, None], log_masks, best[2]),
-            )
-        return best[1], best[2]
+        alternatives = self._alternatives(x)
+        regions, log_masks = next(alternatives)
+        highest = self.elbo(x, log_masks)
+        for other_regions, other_masks in alternatives:
+            elbo = self.elbo(x, other_masks)
+            better = elbo > highest
+            highest = torch.where(better, elbo, highest)
+            regions = choose(better, other_regions, regions)
+            log_masks = torch.where(better[:, None, None, None], other_masks, log_masks)
+        return regions, log_masks
 
     def _alternatives(self, x: torch.Tensor) -> Iterator[tuple[Regions, torch.Tensor]]:
         """Yield regions and log masks for the image and its mirror images, per NMS threshold."""
+        thresholds: list[float | None] = [*self.test_nms_thresholds] or [None]
         for name in ["", *self.test_mirrors]:
             features = self.features(mirror(x, name).contiguous(memory_format=self.memory_format))
             _, outputs = self.proposal_generator(features, self.image_size)
-            for threshold in self.test_nms_thresholds or [None]:
+            for threshold in thresholds:
                 regions = self.proposal_generator.select(outputs, self.image_size, threshold)
                 log_masks = mirror(self.masks_of(features, regions), name)
                 yield mirror_regions(regions, name, self.image_size), log_masks
@@ -253,23 +262,20 @@ class RMONet(MixtureModel):
     def _zero_of_frozen(self) -> torch.Tensor:
         """Return 0 with zero gradients for all frozen parameters: DDP expects one for each."""
         modules = (self.backbone, self.proposal_generator, self.roi_heads)
-        return 0.0 * sum(p.sum() for module in modules for p in module.parameters())
+        sums = [p.sum() for module in modules for p in module.parameters()]
+        return 0.0 * torch.stack(sums).sum()
 
     def _log_regions(self, regions: Regions, pseudo: list) -> None:
         found = sum(len(p) for p in pseudo) / len(pseudo)
         get_event_storage().put_scalar("rmonet/pseudo_boxes", found)
         put_deferred("rmonet/regions", regions.valid.sum(dim=1).float().mean())
 
-    @staticmethod
-    def _boxes_to_draw(regions: Regions, pseudo: list | None) -> list[dict]:
+    def _regions_to_draw(self, regions: Regions) -> list[Instances]:
         drawn = []
         for i, valid in enumerate(regions.valid):
-            drawn.append(
-                {
-                    "boxes": regions.boxes[i][valid],
-                    "box_components": valid.nonzero().squeeze(1),
-                    "scores": regions.scores[i][valid],
-                    "pseudo_boxes": pseudo[i].gt_boxes.tensor if pseudo else None,
-                }
-            )
+            found = Instances(self.image_size)
+            found.pred_boxes = Boxes(regions.boxes[i][valid])
+            found.scores = regions.scores[i][valid]
+            found.components = valid.nonzero().squeeze(1)
+            drawn.append(found)
         return drawn

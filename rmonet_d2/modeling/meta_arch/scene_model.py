@@ -1,10 +1,14 @@
 """The base of all models of this project: input, loss unit, output contract and pictures."""
 
+from collections.abc import Sequence
+
 import torch
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
 from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.modeling.postprocessing import mask_scores, masks_to_instances
 from rmonet_d2.utils.errors import ConfigError
 from rmonet_d2.visualization.pictures import scene_sheet
@@ -19,6 +23,8 @@ class SceneModel(nn.Module):
         B: images.  K: components, the background last.  R = K - 1.  D: latents per component.
         H, W: image size.  x: (B, 3, H, W) in [0, 1].
     """
+
+    sigma: torch.Tensor
 
     def __init__(
         self,
@@ -41,7 +47,7 @@ class SceneModel(nn.Module):
                 object, in pixels.
             vis_period: iterations between two pictures; 0 for none.
             channels_last: whether convolutions use the channels-last memory format.
-            test_outputs: those of ``GENERATED`` that :meth:`results` returns.
+            test_outputs: those of ``GENERATED`` that :meth:`decompositions` returns.
 
         Raises:
             ConfigError: a config key has a value that it does not allow; the message names the key.
@@ -57,7 +63,7 @@ class SceneModel(nn.Module):
         if unknown:
             raise ConfigError(f'TEST.OUTPUTS has "{unknown[0]}": choose from {list(GENERATED)}.')
         self.num_components = num_components
-        self.image_size = tuple(image_size)
+        self.image_size: tuple[int, int] = (image_size[0], image_size[1])
         self.loss_scale = 1.0 if loss_unit == "image" else 1.0 / (image_size[0] * image_size[1])
         self.min_mask_pixels = min_mask_pixels
         self.min_piece_pixels = min_piece_pixels
@@ -78,6 +84,11 @@ class SceneModel(nn.Module):
             "channels_last": cfg.MODEL.SCENE.CHANNELS_LAST,
             "test_outputs": cfg.TEST.OUTPUTS,
         }
+
+    def lay_out_weights(self) -> None:
+        """Apply the memory format to all weights; called at the end of the constructors."""
+        # torch's annotations lack this keyword.
+        self.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +123,7 @@ class SceneModel(nn.Module):
         """Return whether TEST.OUTPUTS asks for any of these outputs."""
         return any(name in self.test_outputs for name in names)
 
-    def results(
+    def decompositions(
         self,
         batched_inputs: list[dict],
         masks: torch.Tensor,
@@ -120,8 +131,8 @@ class SceneModel(nn.Module):
         generated: dict[str, torch.Tensor],
         boxes: torch.Tensor | None = None,
         box_source: str = "mask",
-    ) -> list[dict]:
-        """Build the output contract of all models in evaluation mode.
+    ) -> list[Decomposition]:
+        """Build the output of all models in evaluation mode, one decomposition per image.
 
         Args:
             batched_inputs: one dict per image, optionally with "height" and "width", the size of
@@ -134,12 +145,6 @@ class SceneModel(nn.Module):
             boxes: (B, R, 4) in pixels of the model's input, or None for the tight boxes of the
                 masks.
             box_source: which box is ``pred_boxes``, see ``masks_to_instances``.
-
-        Returns:
-            One dict per image: "instances" (see ``masks_to_instances``), "masks" (K, H, W) summing
-            to 1, "box_source" ("proposal" or "mask", the source of ``pred_boxes``), and those of
-            "latents" (K, D), "components" (K, 3, H, W) and "reconstruction" (3, H, W) that
-            TEST.OUTPUTS names.
         """
         box_source = "mask" if boxes is None else box_source
         results = []
@@ -155,34 +160,59 @@ class SceneModel(nn.Module):
                 self.min_piece_pixels,
             )
             results.append(
-                {
-                    "instances": instances,
-                    "masks": masks[i],
-                    "box_source": box_source,
+                Decomposition(
+                    masks=masks[i],
+                    instances=instances,
+                    box_source=box_source,
                     **{name: generated[name][i] for name in self.test_outputs},
-                }
+                )
             )
         return results
 
-    def boxes_of_masks(self, masks: torch.Tensor) -> dict:
-        """Return the box entries of ``scene_sheet`` for the tight boxes of soft masks (K, H, W)."""
-        scores = mask_scores(masks[None])[0]
-        found = masks_to_instances(
+    @torch.no_grad()
+    def visualize(
+        self,
+        x: torch.Tensor,
+        masks: torch.Tensor,
+        components: torch.Tensor,
+        reconstruction: torch.Tensor | None = None,
+        found: Sequence[Instances] | None = None,
+        pseudo_boxes: Sequence[torch.Tensor] | None = None,
+        num_images: int = 4,
+    ) -> None:
+        """Put a picture of the first images into the event storage, as "rmonet/scenes".
+
+        Args:
+            x, masks, components: the images, their masks (B, K, H, W), and their components
+                (B, K, 3, H, W).
+            reconstruction: (B, 3, H, W); None for the sum of masks times components.
+            found: the objects to draw in each image, at the size of x; None for those of the masks.
+            pseudo_boxes: (M, 4) per image, in pixels; None if nothing learns from them.
+            num_images: maximum number of images in the picture.
+        """
+        scenes = []
+        for i in range(min(num_images, len(x))):
+            blended = (masks[i][:, None] * components[i]).sum(dim=0)
+            scenes.append(
+                Decomposition(
+                    masks=masks[i],
+                    instances=self._objects_of(masks[i]) if found is None else found[i],
+                    components=components[i],
+                    reconstruction=blended if reconstruction is None else reconstruction[i],
+                    image=x[i],
+                    pseudo_boxes=None if pseudo_boxes is None else pseudo_boxes[i],
+                )
+            )
+        sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
+        get_event_storage().put_image("rmonet/scenes", sheet)
+
+    def _objects_of(self, masks: torch.Tensor) -> Instances:
+        """Return the objects of soft masks (K, H, W), with the masks' tight boxes."""
+        return masks_to_instances(
             masks,
-            scores,
+            mask_scores(masks[None])[0],
             None,
             self.image_size,
             self.min_mask_pixels,
             min_piece=self.min_piece_pixels,
         )
-        return {
-            "boxes": found.pred_boxes.tensor,
-            "box_components": found.components,
-            "scores": found.scores,
-        }
-
-    @staticmethod
-    def show(scenes: list[dict]) -> None:
-        """Draw scenes with ``scene_sheet`` and put the picture into the event storage."""
-        sheet = torch.from_numpy(scene_sheet(scenes).transpose(2, 0, 1).copy())
-        get_event_storage().put_image("rmonet/scenes", sheet)

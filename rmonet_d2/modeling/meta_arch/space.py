@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import torch
 from detectron2.config import configurable
 from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import get_event_storage
 
 from rmonet_d2.modeling.config_checks import check_choices
+from rmonet_d2.modeling.decomposition import Decomposition
 from rmonet_d2.modeling.deferred_scalars import put_deferred
 from rmonet_d2.modeling.meta_arch.scene_model import SceneModel
 from rmonet_d2.modeling.space.annealing import LinearAnnealing
@@ -160,15 +162,15 @@ class SPACE(SceneModel):
 
         Returns:
             In training, {"loss_*": scalar}, the terms of SPACE's negative ELBO and its boundary
-            loss. Otherwise, the list of dicts that :meth:`SceneModel.results` documents, with the
+            loss. Otherwise, one :class:`Decomposition` per image, with the
             R objects of the highest probability and a background that includes all others (see
             ``to_components``). The latents of the background are z_comp of its largest component.
         """
         x = self.preprocess(batched_inputs)
         if not self.training:
             cells = self.foreground(x, 1.0)
-            return self.export(cells, self.foreground.render(cells), self.background(x),
-                               batched_inputs)  # fmt: skip
+            foreground = self.foreground.render(cells)
+            return self.decompose(cells, foreground, self.background(x), batched_inputs)
         iteration = get_event_storage().iter
         bounded = self.with_boundary_loss and iteration < self.boundary_end_iters
         cells = self.foreground(x, self.annealings.tau(iteration))
@@ -176,7 +178,7 @@ class SPACE(SceneModel):
         background = self.background(x)
         self._log(cells, foreground, iteration)
         if self.vis_period > 0 and iteration % self.vis_period == 0:
-            self.visualize(x, cells, foreground, background)
+            self._draw(x, cells, foreground, background)
         return self.losses(x, cells, foreground, background, iteration)
 
     def losses(
@@ -204,18 +206,18 @@ class SPACE(SceneModel):
             terms["boundary"] = foreground.boundary_loss
         return {f"loss_{name}": term.mean() * self.loss_scale for name, term in terms.items()}
 
-    def export(
+    def decompose(
         self,
         cells: Cells,
         foreground: Foreground,
         background: Background,
         batched_inputs: list[dict],
-    ) -> list[dict]:
-        """Convert components, boxes and latents to the results of :meth:`SceneModel.results`."""
+    ) -> list[Decomposition]:
+        """Convert components, boxes and latents to one decomposition per image."""
         parts = to_components(cells, foreground, background, self.num_components)
         largest = background.log_masks.exp().mean(dim=(2, 3)).argmax(dim=1, keepdim=True)
         latents = [pick(cells.z_what.mean, parts.cells), pick(background.latents, largest)]
-        return self.results(
+        return self.decompositions(
             batched_inputs,
             masks=parts.masks,
             scores=parts.scores,
@@ -235,30 +237,16 @@ class SPACE(SceneModel):
         for name, value in self.annealings.at(iteration).items():
             storage.put_scalar(f"space/{name}", value)
 
-    @torch.no_grad()
-    def visualize(
-        self,
-        x: torch.Tensor,
-        cells: Cells,
-        foreground: Foreground,
-        background: Background,
-        num_images: int = 4,
+    def _draw(
+        self, x: torch.Tensor, cells: Cells, foreground: Foreground, background: Background
     ) -> None:
-        """Put a picture of the first images of a training step into the event storage."""
         parts = to_components(cells, foreground, background, self.num_components)
         boxes = pick(cells.boxes(self.image_size), parts.cells)
-        scenes = []
-        for i in range(min(num_images, len(x))):
-            found = (parts.scores[i] > 0).nonzero().squeeze(1)
-            scenes.append(
-                {
-                    "image": x[i],
-                    "masks": parts.masks[i],
-                    "components": parts.colors[i],
-                    "reconstruction": parts.reconstruction[i],
-                    "boxes": boxes[i][found],
-                    "box_components": found,
-                    "scores": parts.scores[i][found],
-                }
-            )
-        self.show(scenes)
+        found = []
+        for i, scores in enumerate(parts.scores):
+            objects = Instances(self.image_size)
+            objects.components = (scores > 0).nonzero().squeeze(1)
+            objects.scores = scores[objects.components]
+            objects.pred_boxes = Boxes(boxes[i][objects.components])
+            found.append(objects)
+        self.visualize(x, parts.masks, parts.colors, parts.reconstruction, found)

@@ -170,7 +170,7 @@ def test_instances_are_the_masks_but_the_last(make):
     found.mask_logits[:, 3] = 10.0
     found.mask_logits[:, 5, 20:30, 8:24] = 20.0
     found.mask_logits[:, 1, 20:40, 24:32] = 20.0
-    (output,) = model.export(found, batch(1, height=32, width=128))
+    (output,) = model.decompose(found, batch(1, height=32, width=128))
     instances = output["instances"]
     assert output["box_source"] == "mask" and not instances.has("proposal_boxes")
     assert sorted(instances.components.tolist()) == [1, 4]
