@@ -6,7 +6,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -200,7 +200,7 @@ def write_checkpoint(data: dict[str, Any], path: str) -> None:
     try:
         with written_whole(path) as file:
             watched = _Watched(file)
-            torch.save(data, watched)
+            torch.save(data, cast(IO[bytes], watched))
     except (OSError, RuntimeError) as error:
         reason = watched.error if watched is not None and watched.error is not None else error
         if not isinstance(reason, OSError):

@@ -55,7 +55,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 
 
 # The machine written in Python: the one in C allocates what a file claims before it looks.
-class _ArraysOnly(pickle._Unpickler):  # type: ignore[name-defined,misc]
+class _ArraysOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise ForbiddenPickleError(f"{module}.{name}")

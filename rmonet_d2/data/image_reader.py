@@ -12,12 +12,13 @@ import itertools
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import TiffImageFile
 
 from rmonet_d2.utils.errors import UserError
 
@@ -90,7 +91,7 @@ def read_frames(
     value_range: tuple[float, float] | None = None,
     background: tuple[int, int, int] = WHITE,
     start: int = 0,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """The frames of a file from number ``start`` on, each as :func:`read_image` returns it.
 
     Raises:
@@ -225,7 +226,7 @@ def _pillow_frames(path, start: int) -> Iterator[np.ndarray]:
 
 def _is_thumbnail(image: Image.Image) -> bool:
     """Whether a page of a TIFF is a smaller version of another one (NewSubfileType)."""
-    return image.format == "TIFF" and bool(image.tag_v2.get(254, 0) & 1)
+    return isinstance(image, TiffImageFile) and bool(image.tag_v2.get(254, 0) & 1)
 
 
 def _pillow_array(image: Image.Image) -> np.ndarray:

@@ -82,7 +82,8 @@ def check_background(color: Sequence[int]) -> tuple[int, int, int]:
             f"INPUT.ALPHA_BACKGROUND is {list(color)}: it must be [red, green, blue], each an "
             "integer of 0 to 255."
         )
-    return tuple(color)
+    red, green, blue = color
+    return red, green, blue
 
 
 class UnlabelledMapper:

@@ -129,7 +129,8 @@ def _range(files: Sequence[str]) -> tuple[tuple[float, float] | None, str]:
 
 
 def _read(files: Sequence[str], value_range) -> list[np.ndarray]:
-    images, error = [], None
+    images = []
+    error: UnreadableImageError | None = None
     for file in files:
         try:
             image = read_image(file, value_range=value_range)
@@ -140,7 +141,7 @@ def _read(files: Sequence[str], value_range) -> list[np.ndarray]:
         y, x = max(0, (height - _MAX_SIDE) // 2), max(0, (width - _MAX_SIDE) // 2)
         # A copy, so that the rest of a large image is not kept.
         images.append(image[y : y + _MAX_SIDE, x : x + _MAX_SIDE].copy())
-    if not images:
+    if error is not None and not images:
         raise error
     return images
 

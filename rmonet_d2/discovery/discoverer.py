@@ -1,5 +1,6 @@
 """Finding objects in images of any size with a trained model."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
+from rmonet_d2.data.image_reader import read_image
+from rmonet_d2.data.mapper import check_background, check_value_range
 from rmonet_d2.discovery.merge import Detection, merge
 from rmonet_d2.discovery.objects import (
     FoundObject,
@@ -104,11 +107,11 @@ class Discoverer:
         self.batch_size = batch_size
         self.latents = latents
 
-    def __call__(self, image: np.ndarray) -> Instances:
+    def __call__(self, image: np.ndarray | str | os.PathLike[str]) -> Instances:
         """Find the objects of one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, or (H, W) uint8 gray.
+            image: (H, W, 3) uint8 RGB, (H, W) uint8 gray, or an image file.
 
         Returns:
             Instances in the image's pixels, best first: ``pred_boxes`` (the tight boxes of the
@@ -117,7 +120,7 @@ class Discoverer:
         """
         return to_instances(self.find(image))
 
-    def find(self, image: np.ndarray) -> Findings:
+    def find(self, image: np.ndarray | str | os.PathLike[str]) -> Findings:
         """Find the objects of one image, with crops for masks: for large images.
 
         Args:
@@ -125,6 +128,7 @@ class Discoverer:
 
         Raises:
             ConfigError: not an image.
+            UnreadableImageError: not an image file.
         """
         image = self._checked(image)
         size = image.shape[:2]
@@ -151,7 +155,13 @@ class Discoverer:
             is_doubtful=error is not None and limit is not None and error > limit,
         )
 
-    def _checked(self, image: np.ndarray) -> np.ndarray:
+    def _checked(self, image) -> np.ndarray:
+        """An image as (H, W, 3) uint8 RGB."""
+        if isinstance(image, (str, os.PathLike)):
+            config = self.cfg.INPUT
+            value_range = check_value_range(config.VALUE_RANGE)
+            background = check_background(config.ALPHA_BACKGROUND)
+            image = read_image(image, "RGB", value_range, background)
         image = np.asarray(image)
         if image.ndim == 2:
             image = np.repeat(image[:, :, None], 3, axis=2)
@@ -272,11 +282,12 @@ def to_instances(findings: Findings) -> Instances:
     instances.pred_classes = torch.zeros(len(objects), dtype=torch.int64)
     instances.pred_masks = masks
     instances.components = torch.tensor([one.component for one in objects], dtype=torch.int64)
-    if objects and all(one.proposal_box is not None for one in objects):
-        proposals = np.stack([one.proposal_box for one in objects])
-        instances.proposal_boxes = Boxes(torch.from_numpy(proposals).float())
-    if objects and all(one.latents is not None for one in objects):
-        instances.latents = torch.from_numpy(np.stack([one.latents for one in objects]))
+    proposals = [one.proposal_box for one in objects if one.proposal_box is not None]
+    if objects and len(proposals) == len(objects):
+        instances.proposal_boxes = Boxes(torch.from_numpy(np.stack(proposals)).float())
+    latents = [one.latents for one in objects if one.latents is not None]
+    if objects and len(latents) == len(objects):
+        instances.latents = torch.from_numpy(np.stack(latents))
     return instances
 
 

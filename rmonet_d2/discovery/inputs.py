@@ -40,7 +40,8 @@ def list_inputs(inputs: Iterable[str], output: str = "") -> Inputs:
         InputError: a path that does not exist, or no image at all.
     """
     inputs = list(inputs)
-    files, left_out = [], {}
+    files: list[str] = []
+    left_out: dict[str, str] = {}
     for name in inputs:
         if os.path.isdir(name):
             listing = list_folder(name, exclude=[output] if output else [], videos=True)

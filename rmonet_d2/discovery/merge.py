@@ -9,6 +9,7 @@ no tile sees as a whole are joined where they agree in the overlap of their tile
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -47,7 +48,7 @@ class Detection:
     margin: np.ndarray
     score: float
     is_cut: bool
-    source: object = None
+    source: Any = None
     quality: float = 0.0
     pieces: list["Detection"] = field(default_factory=list)
 

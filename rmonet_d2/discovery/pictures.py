@@ -3,6 +3,7 @@
 import base64
 import io
 import os
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,5 +105,5 @@ def _exists(path: str) -> bool:
 def save(picture: np.ndarray, path: str) -> None:
     """Write a picture; its folder is made."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    options = {"quality": 88} if path.endswith(".jpg") else {}
+    options: dict[str, Any] = {"quality": 88} if path.endswith(".jpg") else {}
     Image.fromarray(picture).save(path, **options)

@@ -27,6 +27,7 @@ class Progress:
         self.enabled = enabled
         self.is_terminal = self.stream.isatty()
         self.number = -1
+        self.first: float | None = None
         self._last = 0.0
 
     def next(self, total: float) -> None:

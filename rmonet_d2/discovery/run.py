@@ -116,7 +116,7 @@ class Job:
         """The records of a file that an earlier run has finished, or None."""
         if store.is_done(name, stamp):
             return [store.records[name]]
-        found = []
+        found: list[dict] = []
         while store.is_done(f"{name}#{len(found)}", stamp):
             found.append(store.records[f"{name}#{len(found)}"])
             if found[-1].get("last"):

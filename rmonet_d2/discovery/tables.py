@@ -15,7 +15,8 @@ def coco_dataset(records: list[dict[str, Any]], info: dict[str, Any]) -> dict[st
         records: of all images, in order; images and annotations are numbered from 1.
         info: the data set's "info".
     """
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, record in enumerate(records, 1):
         image = {
             "id": image_id,

@@ -82,17 +82,17 @@ def make_crops(
 
 def _crops_of(cfg: CfgNode, file: str, wanted: int, generator):
     """Up to ``wanted`` crops of a file, (h, w, 3) or, for a gray model, (h, w) uint8."""
-    frames = []
+    frames = 0
     try:
         for image in read_frames(
             file,
             value_range=check_value_range(cfg.INPUT.VALUE_RANGE),
             background=check_background(cfg.INPUT.ALPHA_BACKGROUND),
         ):
-            frames.append(None)
-            share = wanted if len(frames) == 1 else max(1, wanted // _MAX_FRAMES)
+            frames += 1
+            share = wanted if frames == 1 else max(1, wanted // _MAX_FRAMES)
             yield from _random_crops(cfg, image, share, generator)
-            if len(frames) >= _MAX_FRAMES:
+            if frames >= _MAX_FRAMES:
                 return
     except UnreadableImageError:
         # Discovery names the file and the reason.
@@ -204,7 +204,8 @@ def error_quantiles(loaded: LoadedModel, folder: str, count: int = 256) -> list[
     errors = []
     for name in names:
         with Image.open(os.path.join(folder, name)) as image:
-            errors.append(discoverer.find(np.asarray(image)).error)
+            error = discoverer.find(np.asarray(image)).error
+            errors += [] if error is None else [error]
     return [round(float(v), 6) for v in np.quantile(errors, np.linspace(0, 1, 101))]
 
 

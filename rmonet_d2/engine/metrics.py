@@ -2,7 +2,7 @@
 
 import json
 import os
-from typing import Any
+from typing import Any, TextIO
 
 from detectron2.engine import HookBase
 from detectron2.utils.events import EventStorage, JSONWriter
@@ -17,6 +17,8 @@ RESULT_PREFIXES = ("decomposition/", "errors/", "bbox", "segm/")
 
 class MetricsWriter(JSONWriter):
     """``JSONWriter`` that can drop what a resumed run computes again."""
+
+    _file_handle: TextIO
 
     def __init__(self, json_file: str):
         super().__init__(json_file, WINDOW)

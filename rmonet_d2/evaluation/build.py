@@ -33,6 +33,9 @@ class ObjectCOCOEvaluator(COCOEvaluator):
           Models that lack these boxes lack these results.
     """
 
+    _tasks: tuple[str, ...]
+    _coco_api: COCO
+
     def __init__(
         self,
         dataset_name: str,

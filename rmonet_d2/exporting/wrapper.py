@@ -5,13 +5,14 @@ Shape shorthand:
     H, W: INPUT.IMAGE_SIZE.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from rmonet_d2.exporting.pieces import without_small_pieces
 from rmonet_d2.modeling.meta_arch.mixture_model import MixtureModel
+from rmonet_d2.modeling.meta_arch.monet import MONet
 from rmonet_d2.modeling.meta_arch.rmonet import RMONet
 from rmonet_d2.modeling.postprocessing import mask_scores, tight_boxes
 from rmonet_d2.utils.errors import ConfigError
@@ -90,7 +91,7 @@ class ExportableModel(nn.Module):
         """log m_k, and the regions of a model that has a detection branch, else None."""
         model = self.model
         if not isinstance(model, RMONet):
-            return model.attend(x), None
+            return cast(MONet, model).attend(x), None
         if model.test_mirrors or model.test_nms_thresholds:
             regions, log_masks = model.likeliest(x)
             return log_masks, regions

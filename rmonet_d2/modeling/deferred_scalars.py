@@ -25,13 +25,13 @@ def read_deferred(**more: torch.Tensor) -> dict[str, float]:
     """
     storage = get_event_storage()
     pending = _pending.pop(storage, {})
-    values = {**pending, **more}
-    if not values:
+    scalars = {**pending, **more}
+    if not scalars:
         return {}
-    device = next(iter(values.values())).device
-    tensors = [value.detach().to(device, torch.float32) for value in values.values()]
+    device = next(iter(scalars.values())).device
+    tensors = [value.detach().to(device, torch.float32) for value in scalars.values()]
     numbers = torch.stack(tensors).tolist()
-    values = dict(zip(values, numbers, strict=True))
+    values: dict[str, float] = dict(zip(scalars, numbers, strict=True))
     for name in pending:
         storage.put_scalar(name, values[name])
     return values

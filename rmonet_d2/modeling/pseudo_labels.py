@@ -157,7 +157,7 @@ class BatchedMultiOtsu(PseudoLabels):
     """
 
     def _label(self, masks: torch.Tensor, limits: BoxLimits) -> list[Instances]:
-        num_images, _, *size = masks.shape
+        num_images, _, height, width = masks.shape
         # Inference mode is 7 % faster than no_grad here, as the work is many small operations.
         with torch.inference_mode():
             found = self._find(masks, limits)
@@ -165,7 +165,7 @@ class BatchedMultiOtsu(PseudoLabels):
         image, *fields = (field.clone() for field in found)
         counts = torch.bincount(image, minlength=num_images).tolist()
         images = zip(*(field.split(counts) for field in fields), strict=True)
-        return [_instances(size, *image) for image in images]
+        return [_instances((height, width), *image) for image in images]
 
     def _find(self, masks: torch.Tensor, limits: BoxLimits) -> tuple[torch.Tensor, ...]:
         """Return image, box, score and mask of the M labels, by image and descending score."""

@@ -8,6 +8,8 @@ Shape shorthand: B images, K components, R = K - 1 regions, D latents per compon
 size.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from detectron2.layers import nms
@@ -96,8 +98,9 @@ class PlainUNetMaskHead(UNetMaskHead):
     def _one_region(self, features, box, valid):
         y = self._global_context(features)
         for name in reversed(self.masked_features):
-            skip, stage = features[name], self.masked_stages[name]
-            size = tuple(skip.shape[-2:])
+            skip: torch.Tensor = features[name]
+            stage: Any = self.masked_stages[name]
+            size = (skip.shape[-2], skip.shape[-1])
             ternary = ternary_masks(box, valid, size, self.strides[name], self.expand_ratio)
             y = F.interpolate(y, size=size, mode="nearest")
             if name == "image":

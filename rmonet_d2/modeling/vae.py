@@ -91,6 +91,8 @@ class SpatialBroadcastDecoder(nn.Module):
     components share: the result is the same at a fraction of the cost.
     """
 
+    coordinates: torch.Tensor
+
     def __init__(
         self, latent_dim, channels, image_size, stride, activation=nn.ReLU, recompute=False
     ):
@@ -287,7 +289,8 @@ class ComponentVAE(nn.Module):
         """Plan windows that contain all pixels with m_k > 0; none if they would save little."""
         if not self.windowed or log_masks.device.type != "cpu" or torch.jit.is_tracing():
             return []
-        stride, size = self.decoder.stride, tuple(log_masks.shape[-2:])
+        stride = self.decoder.stride
+        size = (log_masks.shape[-2], log_masks.shape[-1])
         rectangles = tight_rectangles((log_masks > -torch.inf).flatten(0, 1)).numpy()
         if stride > 1:
             # Bilinear interpolation reads a cell more on each side.

@@ -38,7 +38,7 @@ class _Detectron2Finder(importlib.abc.MetaPathFinder):
                 execute(module)
                 register()
 
-            spec.loader.exec_module = execute_and_register
+            spec.loader.exec_module = execute_and_register  # type: ignore[method-assign]
         return spec
 
 

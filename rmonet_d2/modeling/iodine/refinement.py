@@ -33,7 +33,8 @@ def keep_variance(decoder: SpatialBroadcastDecoder, refinement: nn.Module) -> No
     for layer in (*decoder.modules(), *refinement.modules()):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
     with torch.no_grad():
         of_z, of_xy = decoder.first.weight.split([decoder.latent_dim, 2], dim=1)
         of_z.normal_(std=of_z[0].numel() ** -0.5)

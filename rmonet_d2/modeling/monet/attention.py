@@ -142,7 +142,8 @@ class UNetAttention(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 4, H, W) -> logits (B, 1, H, W)."""
-        y, skips = inputs, []
+        y = inputs
+        skips: list[torch.Tensor] = []
         for block in self.down:
             if skips:
                 y = y[..., ::2, ::2]  # halve the size, nearest neighbor
@@ -213,8 +214,9 @@ class _HeadAttention(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """(B, 4, H, W) -> logits (B, 1, H, W)."""
+        height, width = inputs.shape[-2:]
         features = {"image": inputs, **self.backbone(inputs)}
-        region = whole_image_regions(len(inputs), 1, tuple(inputs.shape[-2:]), inputs.device)
+        region = whole_image_regions(len(inputs), 1, (height, width), inputs.device)
         return self.head(features, region)
 
 

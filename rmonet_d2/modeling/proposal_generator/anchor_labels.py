@@ -83,4 +83,5 @@ def _places(counts: list[int], device: torch.device) -> tuple[torch.Tensor, torc
     """Return each box's image (M,) and its place in that image (M,), in one copy to the device."""
     images = [image for image, count in enumerate(counts) for _ in range(count)]
     places = [place for count in counts for place in range(count)]
-    return torch.tensor([images, places], dtype=torch.int64).to(device, non_blocking=True).unbind(0)
+    both = torch.tensor([images, places], dtype=torch.int64).to(device, non_blocking=True)
+    return both[0], both[1]

@@ -109,9 +109,8 @@ class RegionWarmup:
             return regions
         device = regions.boxes.device
         drawn = of_own_images(torch.rand, regions.valid.shape, device) < probability
-        boxes = random_boxes(
-            tuple(regions.valid.shape), image_size, self.min_side, self.max_side, device
-        )
+        batch, num_regions = regions.valid.shape
+        boxes = random_boxes((batch, num_regions), image_size, self.min_side, self.max_side, device)
         return Regions(
             boxes=torch.where(drawn[..., None], boxes, regions.boxes),
             scores=torch.where(drawn, 1.0, regions.scores),

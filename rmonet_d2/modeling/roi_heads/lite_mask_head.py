@@ -75,7 +75,7 @@ class LiteMaskHead(nn.Module):
         ternary = ternary_masks(
             regions.boxes,
             regions.valid,
-            tuple(feature.shape[-2:]),
+            (feature.shape[-2], feature.shape[-1]),
             self.stride,
             self.expand_ratio,
         )

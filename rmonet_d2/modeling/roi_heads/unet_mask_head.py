@@ -5,6 +5,8 @@ Shape shorthand:
     h, w: a feature map's size.  ternary: (B, R, h, w) ROI masks of -1, 0, 1.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -198,6 +200,7 @@ class UNetMaskHead(nn.Module):
         self.masked_stages = nn.ModuleDict()
         for name in reversed(self.masked_features):
             skip_channels = input_shape[name].channels
+            stage: nn.Module
             if name == "image":
                 stage = _ImageStage(channels, skip_channels, image_channels)
             else:
@@ -207,6 +210,7 @@ class UNetMaskHead(nn.Module):
         self.image_size = image_size
         self.predictor = nn.Conv2d(width, 1, 3, padding=1)
         nn.init.normal_(self.predictor.weight, std=0.01)
+        assert self.predictor.bias is not None
         nn.init.constant_(self.predictor.bias, init_logit)
         self.windowed_features = self._choose_windowed() if windowed else []
 
@@ -252,7 +256,7 @@ class UNetMaskHead(nn.Module):
             ternary = ternary_masks(
                 regions.boxes,
                 regions.valid,
-                tuple(skip.shape[-2:]),
+                (skip.shape[-2], skip.shape[-1]),
                 self.strides[name],
                 self.expand_ratio,
             )
@@ -270,9 +274,9 @@ class UNetMaskHead(nn.Module):
     def _windows(self, regions: Regions) -> list[WindowGroup]:
         """Plan windows around the enlarged regions; none if they would save little."""
         boxes = enlarge_boxes(regions.boxes.detach().float(), self.expand_ratio)
-        boxes = boxes[regions.valid].numpy()
+        corners = boxes[regions.valid].numpy()
         # A pixel more on each side: narrow regions are widened to a pixel.
-        low, high = np.floor(boxes[:, :2]) - 1, np.ceil(boxes[:, 2:]) + 1
+        low, high = np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1
         # The convolution of the logits.
         low, high = low - 1, high + 1
         align = 1
@@ -300,7 +304,9 @@ class UNetMaskHead(nn.Module):
         windows: list[WindowGroup],
     ) -> torch.Tensor:
         """Compute the finest levels and the logits, 0 outside of the windows: (B R, 1, H, W)."""
-        stages = [(name, self.masked_stages[name]) for name in reversed(self.windowed_features)]
+        stages: list[tuple[str, Any]] = [
+            (name, self.masked_stages[name]) for name in reversed(self.windowed_features)
+        ]
         laterals = [stage.lateral(features[name]) for name, stage in stages]
         boxes, num_regions = regions.boxes.flatten(0, 1), regions.valid.shape[1]
         parts = []
@@ -308,12 +314,13 @@ class UNetMaskHead(nn.Module):
             images = group.on([member // num_regions for member in group.members])
             own = group if len(y) == len(boxes) else images
             part = crop(y, own.scaled(self.image_size[0] // y.shape[-2]))
-            corners = boxes.new_tensor([group.top, group.left])
+            top, left = boxes.new_tensor([group.top, group.left])
             for (name, stage), lateral in zip(stages, laterals, strict=True):
                 cells = images.scaled(self.strides[name])
                 ternary = ternary_windows(
                     boxes[group.members],
-                    *(corners / self.strides[name]),
+                    top / self.strides[name],
+                    left / self.strides[name],
                     cells.size,
                     self.strides[name],
                     self.expand_ratio,

@@ -160,7 +160,7 @@ class SPACEBackground(nn.Module):
     def mask_latents(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Infer z_mask (B, K, D) and its KL (B,) from the image's features (B, hidden)."""
         z = features.new_zeros(len(features), self.latent_dim)
-        steps, kl = [], 0.0
+        steps, kl = [], features.new_zeros(len(features))
         posterior_state = prior_state = None
         for _ in range(self.num_components):
             posterior, posterior_state = self.posterior(z, features, posterior_state)

@@ -96,6 +96,8 @@ def relaxed_bernoulli(logits: torch.Tensor, temperature: float) -> torch.Tensor:
 class SPACEForeground(nn.Module):
     """The encoders of cells and glimpses, and the decoder of glimpses."""
 
+    cells: torch.Tensor
+
     @configurable
     def __init__(
         self,
@@ -133,7 +135,7 @@ class SPACEForeground(nn.Module):
             )
         if start_scale[1] <= 0:
             raise ConfigError(f"MODEL.SPACE.SCALE_STD is {start_scale[1]}: it must be above 0.")
-        self.image_size = tuple(image_size)
+        self.image_size: tuple[int, int] = (image_size[0], image_size[1])
         self.grid_size = grid_size
         self.glimpse_size = glimpse_size
         self.boundary_width = boundary_width
@@ -170,6 +172,7 @@ class SPACEForeground(nn.Module):
 
     def _start_at(self, scale_mean: float, scale_std: float) -> None:
         bias = self.cell_parameters.bias
+        assert bias is not None
         with torch.no_grad():
             bias[:2] = scale_mean
             # Inverse of the softplus that makes it a std.
