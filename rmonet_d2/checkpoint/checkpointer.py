@@ -169,11 +169,19 @@ class SceneCheckpointer(SafeCheckpointer):
 
     Args:
         partial: take from a file what fits, and list the rest (MODEL.PARTIAL_WEIGHTS).
+        config: YAML text that checkpoints carry as "config", so that the weights alone are enough
+            to use them; "" stores none.
     """
 
-    def __init__(self, model, save_dir="", *, partial: bool = False, **options):
+    def __init__(self, model, save_dir="", *, partial: bool = False, config: str = "", **options):
         super().__init__(model, save_dir, **options)
         self.partial = partial
+        self.config = config
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        if self.config:
+            kwargs["config"] = self.config
+        super().save(name, **kwargs)
 
     def _load_file(self, filename):
         loaded = super()._load_file(filename)

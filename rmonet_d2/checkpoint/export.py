@@ -1,6 +1,7 @@
 """Weights without the state of training, for passing on."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -13,8 +14,10 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
 
     Args:
         checkpoint: a file that training wrote.
-        output: the file to write, ``{"model": state dict}``, which ``torch.load`` opens with
-            ``weights_only=True``. Its folder is created if necessary.
+        output: the file to write, ``{"model": state dict, "config": YAML text}``, which
+            ``torch.load`` opens with ``weights_only=True``. The config is that of the checkpoint,
+            or ``config.yaml`` beside it; without either, the entry is left out. "statistics" of
+            the checkpoint are kept. The output's folder is created if necessary.
         half: store floating-point weights in float16, except batch norm's running statistics.
 
     Raises:
@@ -24,11 +27,22 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
     """
     if not os.path.isfile(checkpoint):
         raise MissingFileError(f"checkpoint {checkpoint} does not exist.")
-    state = read_weights(checkpoint)["model"]
+    content = read_weights(checkpoint)
+    state = content["model"]
     if half:
         state = {name: _half(name, value) for name, value in state.items()}
     os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
-    write_checkpoint({"model": dict(state)}, output)
+    write_checkpoint({"model": dict(state), **_description(checkpoint, content)}, output)
+
+
+def _description(checkpoint: str, content: dict[str, Any]) -> dict[str, Any]:
+    """The config and the statistics of a checkpoint, as far as they are there."""
+    kept = {key: content[key] for key in ("config", "statistics") if key in content}
+    beside = os.path.join(os.path.dirname(checkpoint), "config.yaml")
+    if "config" not in kept and os.path.isfile(beside):
+        with open(beside, encoding="utf-8") as file:
+            kept["config"] = file.read()
+    return kept
 
 
 def _half(name: str, value: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scene_fakes import COLOURS
 
 from rmonet_d2 import Discoverer
@@ -91,11 +92,13 @@ def test_holes_are_filled_and_highlights_belong_to_their_object(squares_model):
     match(instances, [(10, 10, 40, 40)], 0)
 
 
-def test_gray_and_empty_images(squares_model):
+def test_gray_images_files_and_empty_images(squares_model, tmp_path):
     discover = Discoverer(squares_model)
     found = discover(scene((64, 64), [(10, 10, 30, 30)])[:, :, 0])
     match(found, [(10, 10, 30, 30)], 0)
     assert not found.has("latents")
+    Image.fromarray(scene((64, 64), [(10, 10, 30, 30)])).save(tmp_path / "image.png")
+    match(discover(tmp_path / "image.png"), [(10, 10, 30, 30)], 0)
     empty = discover(np.full((100, 64, 3), 90, np.uint8))
     assert len(empty) == 0 and empty.pred_masks.shape == (0, 100, 64)
     for bad in (np.zeros((3, 8, 8), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)):

@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import build_model
 from small_model import ROOT
 
+from rmonet_d2 import Discoverer
 from rmonet_d2.checkpoint import CheckpointError, SceneCheckpointer, export_weights
 from rmonet_d2.solver.build import build_optimizer
 
@@ -26,7 +27,7 @@ def test_half_precision_loads_safely_and_as_weights(checkpoint, tmp_path):
     cfg, model, path = checkpoint
     output = tmp_path / "weights" / "small.pth"
     command = [sys.executable, str(ROOT / "tools" / "export_weights.py"), str(path), str(output)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     content = torch.load(output, weights_only=True)
     assert set(content) == {"model"}
@@ -43,6 +44,21 @@ def test_full_precision_is_exact(checkpoint, tmp_path):
     export_weights(str(path), str(tmp_path / "full.pth"), half=False)
     state = torch.load(tmp_path / "full.pth", weights_only=True)["model"]
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_config_goes_with_the_weights(checkpoint, tmp_path):
+    cfg, model, path = checkpoint
+    export_weights(str(path), str(tmp_path / "none.pth"))
+    assert set(torch.load(tmp_path / "none.pth", weights_only=True)) == {"model"}
+    (tmp_path / "config.yaml").write_text("beside")
+    export_weights(str(path), str(tmp_path / "beside.pth"))
+    assert torch.load(tmp_path / "beside.pth", weights_only=True)["config"] == "beside"
+    SceneCheckpointer(model, str(tmp_path), config=cfg.dump()).save("with_config")
+    export_weights(str(tmp_path / "with_config.pth"), str(tmp_path / "own.pth"))
+    content = torch.load(tmp_path / "own.pth", weights_only=True)
+    assert content["config"] == cfg.dump()
+    discoverer = Discoverer(str(tmp_path / "own.pth"))
+    assert discoverer.model_size == tuple(cfg.INPUT.IMAGE_SIZE)
 
 
 def test_bad_input_names_the_file(checkpoint, tmp_path):
