@@ -25,6 +25,7 @@ COMMANDS = {
     "prepare-multi-dsprites": ("prepare_multi_dsprites", "generate or convert Multi-dSprites"),
     "prepare-clevr": ("prepare_clevr", "convert the published CLEVR (with masks)"),
     "render-clevr": ("render_clevr", "render CLEVR scenes with Blender"),
+    "fuzz": ("fuzz", "feed damaged files to the code that reads them"),
     "unpack-images": ("unpack_images", "write a packed data set as PNG files"),
 }
 
