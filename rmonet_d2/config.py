@@ -30,6 +30,7 @@ def add_rmonet_config(cfg: CN) -> None:
     for old, new in RENAMED_KEYS.items():
         cfg.register_renamed_key(old, new, "rmonet_d2.engine.load_config converts old files")
     _add_discovery(cfg)
+    _add_logging(cfg)
     # Random seed of weights, data order and sampling. With a negative seed, every run draws other
     # weights and another order.
     cfg.SEED = 1
@@ -181,6 +182,17 @@ def _add_scene(cfg: CN) -> None:
     # Memory format of the convolutions: channels-last (True) or contiguous (False). The results are
     # the same, the speed is not.
     scene.CHANNELS_LAST = True
+
+
+def _add_logging(cfg: CN) -> None:
+    cfg.LOGGING = CN()
+    # Where scalars go beside metrics.json: some of "tensorboard", "wandb" (Weights & Biases) and
+    # "mlflow". The package of a tracker is imported only if it is named here.
+    cfg.LOGGING.WRITERS = ["tensorboard"]
+    # The tracker's project (MLflow: experiment), and the run's name there; with "" the tracker
+    # chooses one.
+    cfg.LOGGING.PROJECT = "rmonet_d2"
+    cfg.LOGGING.RUN_NAME = ""
 
 
 def _add_monet(cfg: CN) -> None:

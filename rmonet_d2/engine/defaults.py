@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter
 from detectron2.utils.logger import setup_logger
 
 from rmonet_d2.checkpoint import SceneCheckpointer
@@ -34,6 +34,7 @@ from rmonet_d2.engine.faults import describing_faults
 from rmonet_d2.engine.hooks import SaveOnSignal
 from rmonet_d2.engine.metrics import ContinueMetrics, MetricsWriter, scalars_of
 from rmonet_d2.engine.run_summary import only_in_log_file, run_summary
+from rmonet_d2.engine.tracking import build_tracking_writers
 from rmonet_d2.engine.train_loop import SceneTrainer
 from rmonet_d2.evaluation import build_evaluator
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
@@ -205,5 +206,5 @@ class Trainer(DefaultTrainer):
             self._metrics_writer,
             # Must precede TensorBoard's writer, which removes the pictures from the storage.
             PNGWriter(folder),
-            TensorboardXWriter(folder),
+            *build_tracking_writers(self.cfg),
         ]
