@@ -63,7 +63,7 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.FORMAT = "RGB"
     # Image files with more than 8 bits per value (16-bit, 32-bit and floating-point files) are
     # scaled to 0..255: [low, high] are the values that become 0 and 255. [] chooses them for each
-    # image alone, which removes differences in brightness between images.
+    # image separately, which removes differences in brightness between images.
     cfg.INPUT.VALUE_RANGE = []
     # RGB color behind the transparent pixels of images with an alpha channel.
     cfg.INPUT.ALPHA_BACKGROUND = [255, 255, 255]
@@ -71,21 +71,21 @@ def _add_input(cfg: CN) -> None:
     # What training does with image files that cannot be read: stop with an "error", or "skip" them
     # and name each file once. Evaluation always stops.
     cfg.INPUT.UNREADABLE = "error"
-    # Accept absolute file names in a COCO file, and others that lead out of its image root. A file
-    # that you have not made could name any image of this machine.
+    # Accept file names in a COCO file that are absolute or lead out of its image root. A COCO file
+    # from somebody else could name any image on this machine.
     cfg.INPUT.OUTSIDE_IMAGE_ROOT = False
 
 
 def _add_discovery(cfg: CN) -> None:
-    # How `rmonet discover` and Discoverer work through images; training does not read these keys.
+    # How `rmonet discover` and Discoverer process images; training does not read these keys.
     cfg.DISCOVERY = CN()
-    # Shorter side of a tile in the pixels of the image, which becomes INPUT.IMAGE_SIZE. 0 takes the
-    # largest tile that fits into the image.
+    # Shorter side of a tile in pixels of the image; tiles are resized to INPUT.IMAGE_SIZE. 0 uses
+    # the largest tile that fits into the image.
     cfg.DISCOVERY.TILE = 0.0
-    # The least share of its side that a tile shares with its neighbors, 0 to 0.9. Objects smaller
-    # than the overlap are whole in at least one tile.
+    # Minimum overlap of neighboring tiles as a fraction of their side, 0 to 0.9. Objects smaller
+    # than the overlap are complete in at least one tile.
     cfg.DISCOVERY.OVERLAP = 0.5
-    # Whether the model was trained on gray images; color images are then made gray first.
+    # Whether the model was trained on gray images; color images are then converted to gray first.
     cfg.DISCOVERY.GRAY = False
 
 

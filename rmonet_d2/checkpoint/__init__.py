@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, resumed from the newest that loads, never executed."""
+"""Checkpoints: written atomically, resumed from the newest one that loads, and never executed."""
 
 from rmonet_d2.checkpoint.checkpointer import SafeCheckpointer, SceneCheckpointer
 from rmonet_d2.checkpoint.export import export_weights

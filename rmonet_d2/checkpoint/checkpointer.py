@@ -1,4 +1,4 @@
-"""Detectron2's checkpointer, with clear errors, and safe against kills and strangers' files."""
+"""Detectron2's checkpointer with clear errors, safe against kills and untrusted files."""
 
 import logging
 import os
@@ -27,30 +27,31 @@ _logger = logging.getLogger(__name__)
 
 
 class SafeCheckpointer(DetectionCheckpointer):
-    """``DetectionCheckpointer`` that runs no code of a file and loses no checkpoint to a kill.
+    """``DetectionCheckpointer`` that runs no code from files and loses no checkpoint to a kill.
 
-    - Files are read by :func:`read_weights`.
-    - Checkpoints and ``last_checkpoint`` are written whole or not at all, and only if every weight
-      is finite.
-    - Resuming takes the newest checkpoint that loads, whatever ``last_checkpoint`` holds.
+    - :func:`read_weights` reads all files.
+    - Checkpoints and ``last_checkpoint`` are written atomically, and only if all weights are
+      finite.
+    - A resumed run uses the newest checkpoint that loads, whatever ``last_checkpoint`` says.
 
     Args:
-        keep: how many numbered checkpoints stay in the folder, see :func:`prune`; 0: all.
+        keep: number of numbered checkpoints that stay in the folder, see :func:`prune`; 0 keeps
+            all.
     """
 
     def __init__(self, model, save_dir="", *, keep: int = 0, **options):
         super().__init__(model, save_dir, **options)
         self.keep = keep
-        # Name of the last checkpoint whose weights were seen to be finite.
+        # Name of the last checkpoint whose weights are known to be finite.
         self.last_good = ""
         self._resumed: tuple[str, dict[str, Any]] | None = None
 
     def save(self, name: str, **kwargs: Any) -> None:
-        """Write a checkpoint, point to it, and remove old ones.
+        """Write a checkpoint, update ``last_checkpoint``, and remove old checkpoints.
 
         Raises:
             NonFiniteLossError: a weight is not finite; nothing is written.
-            CheckpointError: the file cannot be written; the files that were there are intact.
+            CheckpointError: the file cannot be written; existing files remain intact.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -77,7 +78,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             ) from None
 
     def what_is_good(self) -> str:
-        """A sentence about where a run that ends now can go on."""
+        """Return a sentence that says from where a run that ends now can be resumed."""
         if self.last_good:
             return (
                 f"The last checkpoint in OUTPUT_DIR, {self.last_good}, is good: go on with "
@@ -96,7 +97,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         return bool(self.get_checkpoint_file())
 
     def get_checkpoint_file(self) -> str:
-        """The path of the checkpoint that a resumed run goes on from, or ""."""
+        """Return the path of the checkpoint from which a run is resumed, or ""."""
         if not self.save_dir:
             return ""
         if self._resumed is None:
@@ -118,12 +119,12 @@ class SafeCheckpointer(DetectionCheckpointer):
         return result
 
     def load(self, path, checkpointables=None):
-        """Load a file, an address, or weights of this project by name; "" loads nothing.
+        """Load a file, a URL, or weights of this project by name; "" loads nothing.
 
         Raises:
-            MissingFileError: there is no such file.
-            CheckpointError: the file cannot be read or does not fit, or the address cannot be
-                reached.
+            MissingFileError: the file does not exist.
+            CheckpointError: the file cannot be read or does not fit the model, or the download
+                failed.
         """
         if path and "://" in path:
             path = self._download(path)
@@ -155,22 +156,23 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         if self._resumed and self._resumed[0] == filename and self._resumed[1]:
-            # Already read when it was chosen. The caller takes it to pieces.
+            # The file was already read when it was chosen. Copy the dict, because the caller
+            # removes its entries.
             return dict(self._resumed[1])
         return read_weights(filename)
 
 
 class SceneCheckpointer(SafeCheckpointer):
-    """Loads this project's checkpoints, and refuses weights that fit only partly.
+    """Loads this project's checkpoints, and rejects weights that fit only partly.
 
     ``MODEL.WEIGHTS`` may be a checkpoint of this project (a full one, or weights only, in single or
     half precision), or torchvision's ImageNet ResNet18, which goes into the backbone and is given
     as a file or as ``torchvision://resnet18``.
 
     Args:
-        partial: take from a file what fits, and list the rest (MODEL.PARTIAL_WEIGHTS).
-        config: YAML text that checkpoints carry as "config", so that the weights alone are enough
-            to use them; "" stores none.
+        partial: load whatever fits from a file, and list the rest (MODEL.PARTIAL_WEIGHTS).
+        config: YAML text that checkpoints store as "config", so that a weights file can be used on
+            its own; "" stores none.
     """
 
     def __init__(self, model, save_dir="", *, partial: bool = False, config: str = "", **options):
@@ -201,11 +203,11 @@ class SceneCheckpointer(SafeCheckpointer):
     def _fitting(
         self, filename: str, state: dict[str, torch.Tensor], expected: list[str]
     ) -> dict[str, torch.Tensor]:
-        """The entries of a state dict that fit the model.
+        """Return the entries of a state dict that fit the model.
 
         Raises:
-            CheckpointError: not all of ``expected`` is there in its shape, or there is more, and
-                ``partial`` is off; or nothing fits.
+            CheckpointError: entries of ``expected`` are missing or have another shape, or there are
+                unknown entries, and ``partial`` is False; or nothing fits.
         """
         own = self.model.state_dict()
         missing = sorted(set(expected) - state.keys())

@@ -1,4 +1,4 @@
-"""Weights without the state of training, for passing on."""
+"""Exports weights without the state of training."""
 
 import os
 from typing import Any
@@ -15,9 +15,10 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
     Args:
         checkpoint: a file that training wrote.
         output: the file to write, ``{"model": state dict, "config": YAML text}``, which
-            ``torch.load`` opens with ``weights_only=True``. The config is that of the checkpoint,
-            or ``config.yaml`` beside it; without either, the entry is left out. "statistics" of
-            the checkpoint are kept. The output's folder is created if necessary.
+            ``torch.load`` opens with ``weights_only=True``. The config is taken from the
+            checkpoint, or from ``config.yaml`` beside it; without either, there is no such entry.
+            The "statistics" of the checkpoint are kept. The folder of the file is created if
+            necessary.
         half: store floating-point weights in float16, except batch norm's running statistics.
 
     Raises:
@@ -36,7 +37,7 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
 
 
 def _description(checkpoint: str, content: dict[str, Any]) -> dict[str, Any]:
-    """The config and the statistics of a checkpoint, as far as they are there."""
+    """Return the config and the statistics of a checkpoint, if it has them."""
     kept = {key: content[key] for key in ("config", "statistics") if key in content}
     beside = os.path.join(os.path.dirname(checkpoint), "config.yaml")
     if "config" not in kept and os.path.isfile(beside):

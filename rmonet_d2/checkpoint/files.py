@@ -1,4 +1,4 @@
-"""Reading weights of any origin without running code, and writing files whole or not at all."""
+"""Reads weights of any origin without running code, and writes files atomically."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ import torch
 from rmonet_d2.checkpoint.pickles import ForbiddenPickleError, load_arrays
 from rmonet_d2.utils.errors import UserError
 
-# Ends the name of a file that is being written; a killed run may leave one behind.
+# Suffix of files that are being written; a killed run may leave one behind.
 PARTIAL = ".partial"
 
 
@@ -29,12 +29,12 @@ def read_weights(path: str) -> dict[str, Any]:
         path: ``.pkl`` of Detectron2's model zoo, ``.safetensors``, or what ``torch.save`` wrote.
 
     Returns:
-        A dict with "model", name -> tensor or array. Of a ``.pkl`` from Caffe2, and of a ``.pyth``
-        from pycls, it says by "matching_heuristics" that the names are not Detectron2's.
+        A dict with "model", {name: tensor or array}. For a ``.pkl`` from Caffe2 and a ``.pyth``
+        from pycls, "matching_heuristics" says that the names are not Detectron2's.
 
     Raises:
-        CheckpointError: the file is damaged, is something else, or would run code.
-        FileNotFoundError: there is no such file.
+        CheckpointError: the file is damaged, is not a weights file, or would run code.
+        FileNotFoundError: the file does not exist.
     """
     try:
         if path.endswith(".pkl"):
@@ -55,7 +55,7 @@ def read_weights(path: str) -> dict[str, Any]:
 
 def _unreadable(path: str, error: Exception) -> str:
     text = str(error)
-    # torch's message goes on for a page, and advises to switch the protection off.
+    # torch's message is a page long, and advises the user to disable the protection.
     if "Weights only load failed" in text or "weights_only" in text:
         return (
             f"{path} is not a readable checkpoint: it holds more than tensors and plain "
@@ -86,7 +86,7 @@ def _from_torch(path: str) -> dict[str, Any]:
 
 
 def _from_model_zoo(path: str, loaded: Any) -> dict[str, Any]:
-    """Tell Detectron2's files from Caffe2's, as ``DetectionCheckpointer`` does."""
+    """Distinguish files of Detectron2 and Caffe2, as in ``DetectionCheckpointer``."""
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not weights.")
     if "model" in loaded and "__author__" in loaded:
@@ -107,7 +107,7 @@ def _read_safetensors(path: str) -> dict[str, torch.Tensor]:
 
 
 def _tensors(path: str, state: Any) -> dict[str, torch.Tensor]:
-    """A state dict of tensors; arrays are converted, and anything else is refused."""
+    """Convert the arrays of a state dict to tensors, and reject anything else."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(f"{path} holds no weights.")
     for name, value in list(state.items()):
@@ -125,7 +125,7 @@ def _tensors(path: str, state: Any) -> dict[str, torch.Tensor]:
 
 
 class _Watched(io.RawIOBase):
-    """A binary file that remembers why it could not be written; torch reports something else."""
+    """A binary file that records why writing failed, because torch reports another reason."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
@@ -149,10 +149,10 @@ class _Watched(io.RawIOBase):
 def written_whole(path: str) -> Iterator[BinaryIO]:
     """Write a file beside ``path``, sync it to the disk, and rename it to ``path``.
 
-    Whenever the program or the machine stops, ``path`` holds the old content or the new one.
+    Even if the program or the machine stops, ``path`` holds either the old or the new content.
 
     Raises:
-        OSError: the file cannot be written; ``path`` is as it was.
+        OSError: the file cannot be written; ``path`` is unchanged.
     """
     folder = os.path.dirname(path) or "."
     number, partial = tempfile.mkstemp(
@@ -163,7 +163,7 @@ def written_whole(path: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp's files are for their owner alone; give them the usual permissions.
+        # Only the owner can access the files of mkstemp; give them the usual permissions.
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except BaseException:
@@ -180,7 +180,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: str) -> None:
-    # Without it, a power cut may undo the renaming. Some file systems cannot.
+    # Otherwise, a power failure may undo the renaming. Some file systems do not support this.
     with contextlib.suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
@@ -190,11 +190,11 @@ def _sync_folder(folder: str) -> None:
 
 
 def write_checkpoint(data: dict[str, Any], path: str) -> None:
-    """``torch.save`` to a file that is whole whenever it exists.
+    """Write a file with ``torch.save`` atomically.
 
     Raises:
-        CheckpointError: the disk is full, the folder is read-only, and the like; ``path`` is as it
-            was. The message gives the reason.
+        CheckpointError: the file cannot be written, for example because the disk is full or the
+            folder is read-only; ``path`` is unchanged. The message gives the reason.
     """
     watched = None
     try:
@@ -209,7 +209,7 @@ def write_checkpoint(data: dict[str, Any], path: str) -> None:
 
 
 def remove_partial_files(folder: str) -> list[str]:
-    """Remove what runs that were killed while writing left in a folder; returns the names."""
+    """Remove the partial files that killed runs have left in a folder; return their names."""
     removed = []
     with contextlib.suppress(OSError):
         for name in os.listdir(folder):

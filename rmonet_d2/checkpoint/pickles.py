@@ -1,7 +1,7 @@
 """Loads the ``.pkl`` weights of Detectron2's model zoo without running any code in them.
 
-A pickle is a program for a small machine that may import and call any function. This machine knows
-only what NumPy arrays and plain containers need.
+A pickle is a program for a small virtual machine that can import and call any function. The machine
+here supports only what NumPy arrays and plain containers need.
 """
 
 import collections
@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-# The module was renamed in NumPy 2; files name either.
+# NumPy 2 renamed the module; files may have either name.
 _MULTIARRAY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
 class ForbiddenPickleError(Exception):
-    """A pickle asks for something other than arrays and plain containers; names it."""
+    """A pickle needs something other than arrays and plain containers; the message names it."""
 
 
 def _reconstruct(subtype: type, shape: tuple, dtype: Any) -> np.ndarray:
-    """The empty array that NumPy's pickles begin with, and none of another type or size."""
+    """Return the empty array with which NumPy's pickles begin; reject other types and sizes."""
     if subtype is not np.ndarray or tuple(shape) != (0,):
         raise ForbiddenPickleError("an array of an unusual kind")
     return np.ndarray((0,), np.int8)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """How old protocols of pickle spell bytes."""
+    """Encode text as bytes, which is how old pickle protocols store bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise ForbiddenPickleError(f"the encoding {encoding!r}")
     return text.encode("latin1")
@@ -54,7 +54,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-# The machine written in Python: the one in C allocates what a file claims before it looks.
+# This is the unpickler in Python, because the one in C allocates any size that a file claims.
 class _ArraysOnly(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -66,8 +66,8 @@ def load_arrays(path: str) -> Any:
     """Load a pickle of arrays and plain containers.
 
     Raises:
-        ForbiddenPickleError: the file asks for anything else.
-        Exception: whatever a damaged pickle raises.
+        ForbiddenPickleError: the file needs anything else.
+        Exception: the pickle is damaged.
     """
     with open(path, "rb") as file:
         data = io.BytesIO(file.read())

@@ -1,4 +1,4 @@
-"""Which checkpoint of a folder a run goes on from, and which old ones may go."""
+"""Chooses the checkpoint from which a run is resumed, and old checkpoints to remove."""
 
 import os
 import re
@@ -15,7 +15,7 @@ _NUMBERED = re.compile(r"model_(\d{7,})\.pth")
 
 
 def read_pointer(folder: str) -> str | None:
-    """The file name in ``last_checkpoint``; "" if no such file is there, None without a pointer."""
+    """Return the file name in ``last_checkpoint``, "" if that file is missing, None without one."""
     try:
         with open(os.path.join(folder, POINTER), "rb") as file:
             name = file.read(1024).strip().decode("utf-8")
@@ -23,13 +23,13 @@ def read_pointer(folder: str) -> str | None:
         return None
     except (OSError, UnicodeDecodeError):
         return ""
-    # A checkpoint lies beside its pointer. A path could lead anywhere.
+    # A checkpoint is beside its pointer, whereas a path could lead anywhere.
     plain = name and "\0" not in name and name == os.path.basename(name)
     return name if plain and os.path.isfile(os.path.join(folder, name)) else ""
 
 
 def write_pointer(folder: str, name: str) -> None:
-    """Replace ``last_checkpoint`` as a whole."""
+    """Replace ``last_checkpoint`` atomically."""
     with written_whole(os.path.join(folder, POINTER)) as file:
         file.write(name.encode("utf-8"))
 
@@ -121,7 +121,7 @@ def _first_that_loads(
 
 
 def is_finite(value: torch.Tensor) -> bool:
-    """Whether a tensor has no NaN or Inf; False also if it claims more values than it stores."""
+    """Return whether a tensor has no NaN or Inf, and stores as many values as it claims."""
     if value.numel() * value.element_size() > value.untyped_storage().nbytes():
         return False
     return not value.is_floating_point() or bool(value.isfinite().all())
@@ -131,11 +131,11 @@ def prune(folder: str, current: str, keep: int) -> None:
     """Remove all but the newest ``keep`` numbered checkpoints up to the current one.
 
     Args:
-        folder: where the checkpoints are.
-        current: the file name of the checkpoint that was just written, which always stays.
-        keep: how many whole files to keep, the current one included; 0 keeps all. Files that are
-            not whole do not count. ``model_final.pth`` is never removed, and neither are files of
-            later iterations, which another run has written.
+        folder: folder of the checkpoints.
+        current: file name of the checkpoint that was just written, which is always kept.
+        keep: number of intact files to keep, including the current one; 0 keeps all. Damaged files
+            do not count. ``model_final.pth`` is never removed, and neither are files of later
+            iterations, which another run has written.
     """
     last = number_of(current)
     if keep < 1 or last is None:

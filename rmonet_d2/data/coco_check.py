@@ -1,12 +1,12 @@
-"""Judges COCO instance annotations entry by entry, before anything computes with them.
+"""Validates COCO instance annotations entry by entry, before anything computes with them.
 
-pycocotools crashes on some entries (masks of another size, polygons of four numbers), and is
-silently wrong on others (an annotation id of 0 counts as "no match"). Each entry is therefore
-refused with its place in the file, or gets the usual default:
+pycocotools crashes on some entries (masks of another size, polygons with four numbers), and is
+silently wrong on others (an annotation id of 0 means "no match"). Therefore an invalid entry is
+rejected with its place in the file, and missing values get the usual defaults:
 
-- ``iscrowd`` 0, and ``area`` the mask's, or the box's without a mask;
-- annotation ids are numbered from 1 if they are missing; otherwise they only have to be unique;
-- an empty or missing ``segmentation`` is an object with a box and no mask.
+- ``iscrowd`` is 0, and ``area`` is that of the mask, or of the box if there is no mask;
+- annotation ids are numbered from 1 if they are missing, and only have to be unique otherwise;
+- an object with an empty or missing ``segmentation`` has a box but no mask.
 """
 
 import math
@@ -16,22 +16,22 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_utils
 
-# Limits that no data set comes near. Beyond them, an entry is damaged or hostile.
+# No real data set comes near these limits. Entries beyond them are damaged or malicious.
 MAX_SIDE = 65_536
 _MAX_COORDINATE = 1e7
-# Length of a polygon's outline in pixels: pycocotools takes some 80 bytes for each.
+# Length of a polygon's outline in pixels; pycocotools needs about 80 bytes per pixel.
 _MAX_OUTLINE = 2e6
-# Characters of one number in compressed RLE: five bits each.
+# Characters per number in compressed RLE, with five bits each.
 _MAX_CHARACTERS = 7
 
 Refuse = Callable[[str, int, str], Exception]
 
 
 def check_size(height: Any, width: Any) -> tuple[int, int]:
-    """The size of an image as integers.
+    """Validate the size of an image, and return it as integers.
 
     Raises:
-        ValueError: it is no size.
+        ValueError: the size is invalid.
     """
     for side in (height, width):
         if isinstance(side, bool) or not isinstance(side, int) or not 0 < side <= MAX_SIDE:
@@ -40,10 +40,10 @@ def check_size(height: Any, width: Any) -> tuple[int, int]:
 
 
 def check_id(value: Any, what: str) -> int | str:
-    """An id, which is an integer or a text.
+    """Validate an id, which is an integer or a string.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is neither.
     """
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise ValueError(f"{what} is {_short(value)}, which is no id")
@@ -51,20 +51,20 @@ def check_id(value: Any, what: str) -> int | str:
 
 
 def check_one_kind(ids: list[int | str], what: str) -> None:
-    """Refuse ids of which some are numbers and some texts, because they cannot be sorted.
+    """Reject a mixture of numbers and strings as ids, because they cannot be sorted.
 
     Raises:
-        ValueError: there are both.
+        ValueError: there are both kinds.
     """
     if len({type(value) for value in ids}) > 1:
         raise ValueError(f"{what} ids are numbers in some entries and texts in others")
 
 
 def check_box(box: Any) -> list[float]:
-    """The box of an annotation: x, y, width, height.
+    """Validate the box of an annotation: x, y, width, height.
 
     Raises:
-        ValueError: it is no box.
+        ValueError: the box is invalid.
     """
     if not isinstance(box, list):
         raise ValueError(f'"bbox" is {_short(box)} instead of 4 numbers')
@@ -78,14 +78,14 @@ def check_box(box: Any) -> list[float]:
 
 
 def check_segmentation(value: Any, height: int, width: int) -> dict | list | None:
-    """The mask of an annotation as pycocotools takes it; None if there is none.
+    """Validate the mask of an annotation, and return it in pycocotools' format; None without one.
 
     Args:
-        value: polygons, or run-length encoding with counts as a list or text.
-        height, width: of the image.
+        value: polygons, or run-length encoding with counts as a list or string.
+        height, width: size of the image.
 
     Raises:
-        KeyError, TypeError, ValueError: it is neither, or does not fit the image.
+        KeyError, TypeError, ValueError: it is neither, or does not match the image.
     """
     if value is None or value == [] or value == [[]] or value == {}:
         return None
@@ -135,7 +135,7 @@ def _check_rle(value: dict, height: int, width: int) -> dict:
 
 
 def _runs(counts: Any) -> np.ndarray:
-    """The lengths of the runs of an RLE mask, as floats, which do not overflow."""
+    """Return the lengths of the runs of an RLE mask as floats, which do not overflow."""
     if isinstance(counts, list):
         if not all(isinstance(n, int) and not isinstance(n, bool) for n in counts):
             raise ValueError("the runs of its mask are not all integers")
@@ -146,7 +146,7 @@ def _runs(counts: Any) -> np.ndarray:
 
 
 def _decode_runs(characters: np.ndarray) -> np.ndarray:
-    """Decode COCO's compressed RLE: numbers of base 32, which are differences from the third on."""
+    """Decode COCO's compressed RLE: numbers in base 32, stored as differences from the third on."""
     digits = characters.astype(np.int64) - 48
     if not len(digits) or (digits < 0).any() or (digits > 63).any() or digits[-1] & 32:
         raise ValueError('"counts" of its mask is not compressed RLE')
@@ -171,16 +171,16 @@ def check_annotations(
     categories: set[int | str],
     refuse: Refuse,
 ) -> list[dict[str, Any]]:
-    """Judge all annotations of a file.
+    """Validate all annotations of a file.
 
     Args:
-        entries: the list ``annotations``; not changed.
-        sizes: image id -> (height, width).
+        entries: the list ``annotations``; not modified.
+        sizes: {image id: (height, width)}.
         categories: ids of the categories.
-        refuse: makes the exception of a list's name, a position in it and a problem.
+        refuse: makes an exception from the name of a list, a position in it, and a problem.
 
     Returns:
-        The annotations with the defaults filled in. Without a mask there is no "segmentation".
+        The annotations with defaults filled in. Those without a mask have no "segmentation".
     """
     seen: dict[int | str, int] = {}
     result = []
@@ -245,7 +245,7 @@ def _area(segmentation: dict | list | None, box: list[float], size: tuple[int, i
 
 
 def as_rle(segmentation: dict | list, size: tuple[int, int]) -> dict:
-    """Convert a judged segmentation to compressed RLE.
+    """Convert a valid segmentation to compressed RLE.
 
     Args:
         segmentation: polygons, or RLE with counts as list, str or bytes.
@@ -266,7 +266,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value for a message, in at most 60 characters."""
+    """Format a value for a message, in at most 60 characters."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):

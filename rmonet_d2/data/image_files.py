@@ -1,4 +1,4 @@
-"""Finding the image files of a folder, and saying which files are left out and why."""
+"""Finds the image files in a folder, and reports which files are left out and why."""
 
 import os
 import stat
@@ -20,7 +20,7 @@ IMAGE_SUFFIXES = tuple(sorted([*_ALWAYS, *([".avif"] if features.check("avif") e
 
 @dataclass
 class Listing:
-    """What a folder holds: ``files``, sorted, and ``left_out``, {path: reason}."""
+    """Contents of a folder: sorted ``files``, and ``left_out``, {path: reason}."""
 
     files: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -31,13 +31,13 @@ def list_folder(
 ) -> Listing:
     """List the images in a folder and its subfolders.
 
-    Hidden files and folders are passed over without a word. A link to a folder is followed, unless
-    that folder is read anyway: links that lead back would list images many times.
+    Hidden files and folders are skipped silently. A link to a folder is followed, unless that
+    folder is read anyway, because circular links would list images many times.
 
     Args:
-        folder: where to look.
-        exclude: folders that are not read, such as the output folder of an earlier run.
-        videos: list video files too.
+        folder: folder to search.
+        exclude: folders to skip, such as the output folder of an earlier run.
+        videos: also list video files.
     """
     root = os.fspath(folder)
     suffixes = IMAGE_SUFFIXES + (VIDEO_SUFFIXES if videos else ())
@@ -67,7 +67,7 @@ def find_images(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def _follow(path: str, root: str, listing: Listing) -> bool:
-    """Whether a subfolder is read here."""
+    """Return whether to read a subfolder here."""
     if os.path.basename(path).startswith("."):
         return False
     if os.path.islink(path) and _is_within(os.path.realpath(path), os.path.realpath(root)):
@@ -77,12 +77,12 @@ def _follow(path: str, root: str, listing: Listing) -> bool:
 
 
 def _is_within(path: str, folder: str) -> bool:
-    """Whether one of two real paths contains the other, or both are the same."""
+    """Return whether one of two real paths contains the other, or both are the same."""
     return os.path.commonpath([path, folder]) in (path, folder)
 
 
 def _reason_against(file: str, suffixes: tuple[str, ...]) -> str:
-    """Why a file is not read; "" if it is."""
+    """Return why a file is not read, or "" if it is."""
     if not file.lower().endswith(suffixes):
         suffix = os.path.splitext(file)[1]
         return f"{suffix} files are not read" if suffix else "its name has no suffix"

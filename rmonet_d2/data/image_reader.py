@@ -1,11 +1,11 @@
-"""Opening image files: what training, evaluation and discovery read goes through this module.
+"""Reads image files for training, evaluation and discovery.
 
-An image comes out as a viewer shows it: turned as its orientation tag says (once), palettes looked
-up, CMYK converted, and transparent pixels laid over a stated background. Images with more than
-8 bits per value (16-bit, 32-bit and floating-point files) are scaled to 0..255 by a range of
+Images are decoded to what a viewer shows: rotated according to their orientation tag, palettes
+resolved, CMYK converted, and transparent pixels blended over a given background. Images with more
+than 8 bits per value (16-bit, 32-bit and floating-point files) are scaled to 0..255 by a range of
 values. Stacks, animations and videos are sequences of frames.
 
-Whatever a decoder raises becomes :class:`UnreadableImageError`, which names the file.
+All exceptions of decoders become :class:`UnreadableImageError`, which names the file.
 """
 
 import itertools
@@ -23,26 +23,26 @@ from PIL.TiffImagePlugin import TiffImageFile
 from rmonet_d2.utils.errors import UserError
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
-# Pillow's bound against files that claim absurd sizes; larger images are refused by every decoder.
+# Pillow's limit against files that claim absurd sizes; every decoder here rejects larger images.
 MAX_PIXELS = 178_956_970
-# Transparent pixels are laid over this color (RGB) unless INPUT.ALPHA_BACKGROUND says otherwise.
+# Color (RGB) behind transparent pixels, unless INPUT.ALPHA_BACKGROUND is another one.
 WHITE = (255, 255, 255)
-# The percentiles that bound the values of deep images, so that single hot pixels do not count.
+# Percentiles that bound the values of deep images, so that single hot pixels do not matter.
 PERCENTILES = (0.1, 99.9)
-# Formats whose frames are images of their own. The second image of other formats (MPO, ICO) is a
-# version of the first.
+# Formats with several frames. In other formats (MPO, ICO), further images are versions of the
+# first.
 _SEQUENCES = ("GIF", "PNG", "TIFF", "WEBP", "AVIF")
 _TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Ranges that deep images are commonly meant in: [0, 1], 8, 10, 12, 14 and 16 bits.
+# Upper ends of the usual ranges of deep images: 1.0, and 8, 10, 12, 14 and 16 bits.
 _USUAL_TOPS = (1.0, 255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 _SAMPLE = 200_000
 
-# MAX_PIXELS is the bound; images of half of it are nothing to warn about.
+# Pillow already warns at half of MAX_PIXELS, which is the limit here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class UnreadableImageError(UserError, RuntimeError):
-    """An image cannot be read; the message names its file, ``reason`` is the rest of it."""
+    """An image cannot be read. The message names its file; ``reason`` is the message without it."""
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -50,7 +50,7 @@ class UnreadableImageError(UserError, RuntimeError):
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A file name that can be printed and written as UTF-8, whatever bytes it consists of."""
+    """Convert a file name of any bytes to text that can be printed and written as UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
@@ -65,11 +65,11 @@ def read_image(
 
     Args:
         path: a regular file.
-        image_format: the order of the channels, "RGB" or "BGR".
+        image_format: order of the channels, "RGB" or "BGR".
         value_range: (low, high), the values of a deep image that become 0 and 255. None chooses
             a range for this image alone, see :func:`choose_range`.
         background: RGB color behind transparent pixels.
-        frame: number of the frame, from 0.
+        frame: index of the frame, counted from 0.
 
     Returns:
         (H, W, 3) uint8.
@@ -92,10 +92,10 @@ def read_frames(
     background: tuple[int, int, int] = WHITE,
     start: int = 0,
 ) -> Generator[np.ndarray]:
-    """The frames of a file from number ``start`` on, each as :func:`read_image` returns it.
+    """Yield the frames of a file from index ``start`` on, in the format of :func:`read_image`.
 
     Raises:
-        UnreadableImageError: at the first frame that cannot be read.
+        UnreadableImageError: a frame cannot be read.
     """
     with _naming(path):
         for values in _raw_frames(path, start):
@@ -104,7 +104,7 @@ def read_frames(
 
 
 def deep_values(path: str | os.PathLike) -> np.ndarray | None:
-    """A sample of the values of a deep image's first frame, (N,) float; None for 8-bit images.
+    """Return a sample, (N,) float, of the values in a deep image's first frame; None for 8 bits.
 
     Raises:
         UnreadableImageError: the file cannot be read.
@@ -118,12 +118,12 @@ def deep_values(path: str | os.PathLike) -> np.ndarray | None:
 
 
 def choose_range(samples: Iterable[np.ndarray]) -> tuple[float, float]:
-    """The range of values of deep images, from samples of them.
+    """Choose the range of values of deep images from samples of them.
 
     If all values lie in one of the usual ranges ([0, 1], or that of 8, 10, 12, 14 or 16 bits) and
-    reach its upper half, the range is that one, so that the images look as any viewer shows them.
-    Otherwise it reaches from the 0.1 to the 99.9 percentile: a file of 16 bits whose values end at
-    2,000 would be black in a viewer.
+    reach its upper half, this range is used, so that images look like in any viewer. Otherwise, the
+    range extends from the 0.1th to the 99.9th percentile, because a viewer would show a 16-bit file
+    with values up to 2,000 as black.
 
     Args:
         samples: arrays of any shape; values that are not finite are ignored.
@@ -154,13 +154,13 @@ def check_header(path: str | os.PathLike) -> None:
 
 
 def is_video(path: str | os.PathLike) -> bool:
-    """Whether the name of a file says that it is a video."""
+    """Return whether a file is a video, according to its suffix."""
     return os.fspath(path).lower().endswith(VIDEO_SUFFIXES)
 
 
 @contextmanager
 def _naming(path):
-    """Turn everything that a decoder may raise into UnreadableImageError.
+    """Convert every exception of a decoder to UnreadableImageError.
 
     Decoders raise OSError, ValueError, SyntaxError, TypeError, struct.error, OverflowError,
     MemoryError, ZeroDivisionError, DecompressionBombError, cv2.error and more.
@@ -179,13 +179,13 @@ def _reason(error: Exception) -> str:
         return "no such file"
     if isinstance(error, Image.UnidentifiedImageError):
         return "not in a known image format"
-    # Some messages hold the file's name, whose bytes need not be UTF-8.
+    # Some messages contain the file's name, which need not be UTF-8.
     return printable(" ".join(str(error).split()) or type(error).__name__)
 
 
 def _require_file(path) -> None:
     if not stat.S_ISREG(os.stat(path).st_mode):
-        # Opening a FIFO would wait for ever.
+        # Opening a FIFO would block forever.
         raise OSError("not a regular file")
 
 
@@ -195,7 +195,7 @@ def _magic(path) -> bytes:
 
 
 def _raw_frames(path, start: int) -> Iterator[np.ndarray]:
-    """Frames before scaling: (H, W), (H, W, 3) or (H, W, 4); uint8 unless the image is deep."""
+    """Yield unscaled frames: (H, W), (H, W, 3) or (H, W, 4); uint8 unless the image is deep."""
     _require_file(path)
     if is_video(path):
         yield from _video_frames(path, start)
@@ -204,7 +204,7 @@ def _raw_frames(path, start: int) -> Iterator[np.ndarray]:
     if magic[:4] in _TIFF_MAGIC and not _pillow_reads_tiff(path):
         yield from _deep_tiff_frames(path, start)
     elif magic[1:4] == b"PNG" and magic[24:25] == b"\x10" and magic[25:26] != b"\0":
-        # Pillow would drop the lower 8 bits of color.
+        # Pillow would discard the lower 8 bits of color values.
         yield from itertools.islice(_deep_png(path), start, None)
     else:
         yield from _pillow_frames(path, start)
@@ -225,12 +225,12 @@ def _pillow_frames(path, start: int) -> Iterator[np.ndarray]:
 
 
 def _is_thumbnail(image: Image.Image) -> bool:
-    """Whether a page of a TIFF is a smaller version of another one (NewSubfileType)."""
+    """Return whether a TIFF page is a reduced version of another one (NewSubfileType)."""
     return isinstance(image, TiffImageFile) and bool(image.tag_v2.get(254, 0) & 1)
 
 
 def _pillow_array(image: Image.Image) -> np.ndarray:
-    # TIFF is turned by load() itself, which then drops the tag.
+    # For TIFF, load() itself rotates the image and removes the tag.
     image.load()
     image = _turned(image)
     if image.mode.startswith(("I", "F")):
@@ -250,7 +250,7 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def _pillow_reads_tiff(path) -> bool:
-    """Whether Pillow opens a TIFF, and its color is not deep, which Pillow would cut to 8 bits."""
+    """Return whether Pillow can read a TIFF without reducing deep colors to 8 bits."""
     try:
         with Image.open(path) as image:
             bits = image.tag_v2.get(258, (1,))
@@ -260,7 +260,7 @@ def _pillow_reads_tiff(path) -> bool:
 
 
 def _deep_png(path) -> Iterator[np.ndarray]:
-    """The one frame of a PNG with 16 bits per channel."""
+    """Yield the only frame of a PNG with 16 bits per channel."""
     with Image.open(path) as image:
         orientation = image.getexif().get(274, 1)
     values = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -292,7 +292,7 @@ def _deep_tiff_frames(path, start: int) -> Iterator[np.ndarray]:
 
 
 def _oriented(values: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) turned as EXIF's orientation says."""
+    """Rotate and flip (H, W, ...) according to EXIF's orientation."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -323,12 +323,12 @@ def _video_frames(path, start: int) -> Iterator[np.ndarray]:
 
 
 def _color(values: np.ndarray) -> np.ndarray:
-    """Without the alpha channel."""
+    """Remove the alpha channel."""
     return values[:, :, :3] if values.ndim == 3 else values
 
 
 def _to_uint8(values: np.ndarray, value_range, background) -> np.ndarray:
-    """A raw frame -> (H, W, 3) uint8: scaled, over the background, contiguous."""
+    """Convert a raw frame to a contiguous (H, W, 3) uint8 image over the background."""
     color = _color(values)
     if values.dtype != np.uint8:
         if value_range is None:
@@ -349,7 +349,7 @@ def _scaled(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _over(color: np.ndarray, alpha: np.ndarray, background) -> np.ndarray:
-    """Color (H, W, 3) uint8 over a background, by alpha (H, W)."""
+    """Blend an image (H, W, 3) uint8 over a background color, weighted by alpha (H, W)."""
     top = np.iinfo(alpha.dtype).max if alpha.dtype.kind in "ui" else 1.0
     share = np.clip(alpha.astype(np.float32) / top, 0.0, 1.0)
     result = np.empty_like(color)

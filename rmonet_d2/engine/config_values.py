@@ -1,7 +1,7 @@
-"""Checks of a config's values: numbers in their range, names that exist, sizes that can be built.
+"""Checks the values of a config: ranges of numbers, names that must exist, and feasible sizes.
 
-Most keys have no check of their own. For them, a number has to be finite and moderate, and a list
-has to hold what its default holds.
+Most keys have no check of their own. Their numbers must be finite and not too large, and their
+lists must have the same types of elements as their defaults.
 """
 
 import difflib
@@ -39,7 +39,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "VIS_PERIOD": (0, 2**40),
 }
 MAX_IMAGE_SIDE = 8192
-# No layer of a model needs more channels, anchors or proposals; iterations may.
+# No model needs more channels, anchors or proposals than this, but it may need more iterations.
 _MAX_SIZE = 100_000
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
 
@@ -96,7 +96,7 @@ def _check_leaf(key: str, value: Any, default: Any) -> None:
         raise ConfigError(f"{key} is a number of {value.bit_length()} bits.")
     if not isinstance(value, list | tuple):
         return
-    # What a list of this key may hold, as far as its default shows it.
+    # The types that a list of this key may hold, according to its default.
     kinds = {_kind(item) for item in default} if isinstance(default, list | tuple) else set()
     for item in value:
         if kinds and _kind(item) not in kinds:
@@ -135,7 +135,7 @@ def _check_device(name: str) -> None:
 
 
 def _check_names(cfg: CfgNode) -> None:
-    """Check the names that Detectron2 looks up in a registry when it builds the model."""
+    """Check the names that Detectron2 looks up in its registries when it builds the model."""
     from detectron2.modeling import (
         BACKBONE_REGISTRY,
         META_ARCH_REGISTRY,

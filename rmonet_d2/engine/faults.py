@@ -1,4 +1,4 @@
-"""Faults of the machine while a model trains, as one line each."""
+"""Reports faults of the machine during training as one-line errors."""
 
 import contextlib
 import errno
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rmonet_d2.checkpoint import SafeCheckpointer
 from rmonet_d2.utils.errors import NonFiniteLossError, UserError
 
-# Faults of a disk or a folder, not of the program.
+# Errors of a disk or folder rather than of the program.
 _DISK = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -25,22 +25,22 @@ _WORKER_DIED = "DataLoader worker"
 
 
 class OutputError(UserError, OSError):
-    """The output folder cannot be written. The message says why and how to go on."""
+    """The output folder cannot be written. The message says why and how to continue."""
 
 
 class LoaderError(UserError, RuntimeError):
-    """A worker process of the data loader has ended, for example for lack of memory."""
+    """A worker process of the data loader died, for example because it ran out of memory."""
 
 
 @contextlib.contextmanager
 def describing_faults(folder: str, checkpointer: SafeCheckpointer | None = None) -> Iterator[None]:
-    """Turn a full disk, a read-only folder and a killed loader worker into a user's errors.
+    """Convert a full disk, a read-only folder and a killed loader worker to user errors.
 
-    Each message, and that of a non-finite loss, ends by saying which checkpoint is good.
+    Each message, including that of a non-finite loss, ends with the checkpoint to resume from.
 
     Args:
         folder: OUTPUT_DIR.
-        checkpointer: knows the last checkpoint that was seen to be finite.
+        checkpointer: knows the last checkpoint whose weights are finite.
 
     Raises:
         OutputError, LoaderError, NonFiniteLossError: see above.
@@ -74,7 +74,7 @@ def describing_faults(folder: str, checkpointer: SafeCheckpointer | None = None)
 
 
 def _keep_record(record: logging.LogRecord) -> bool:
-    """Drop Detectron2's traceback of an error that becomes one line."""
+    """Suppress Detectron2's traceback of an error that is reported in one line."""
     error = record.exc_info[1] if record.exc_info else None
     return not (
         isinstance(error, UserError)

@@ -1,4 +1,4 @@
-"""``metrics.json`` of a resumed run continues as if nothing had interrupted it."""
+"""Continues ``metrics.json`` of a resumed run as if nothing had interrupted it."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from detectron2.utils.events import EventStorage, JSONWriter
 
 from rmonet_d2.checkpoint.files import written_whole
 
-# Losses in metrics.json are medians over this many iterations, and are written as often.
+# Losses in metrics.json are medians over this many iterations, and are written at this interval.
 WINDOW = 20
-# Names of an evaluation's results begin with one of these.
+# Prefixes of the names of evaluation results.
 RESULT_PREFIXES = ("decomposition/", "errors/", "bbox", "segm/")
 
 
 class MetricsWriter(JSONWriter):
-    """``JSONWriter`` that can drop what a resumed run computes again."""
+    """``JSONWriter`` that can remove the lines which a resumed run will write again."""
 
     _file_handle: TextIO
 
@@ -25,11 +25,11 @@ class MetricsWriter(JSONWriter):
         self.json_file = json_file
 
     def go_on_from(self, start_iter: int) -> None:
-        """Keep the lines of an uninterrupted run up to ``start_iter``, and append to them.
+        """Keep the lines that an uninterrupted run has at ``start_iter``, and append to them.
 
-        Dropped are lines of later iterations, a line that was cut short, and losses that were
-        written because the run was stopped, between two regular lines: their medians would have
-        gone into the next one.
+        This removes the lines of later iterations, a truncated line, and losses that were written
+        between two regular lines because the run was stopped: an uninterrupted run includes them in
+        the next line.
         """
         kept, last = [], -1
         with open(self.json_file, encoding="utf-8", errors="replace") as file:
@@ -60,7 +60,7 @@ def _parse(line: str) -> dict[str, Any] | None:
 
 
 def scalars_of(storage: EventStorage) -> dict[str, dict]:
-    """The latest values of all scalars, as plain numbers for a checkpoint."""
+    """Return the latest values of all scalars as plain numbers, for a checkpoint."""
     hints = storage.smoothing_hints()
     return {
         name: {
@@ -72,7 +72,7 @@ def scalars_of(storage: EventStorage) -> dict[str, dict]:
 
 
 def restore_scalars(storage: EventStorage, scalars: dict[str, dict]) -> None:
-    """Put the scalars of :func:`scalars_of` into a new storage, at their own iterations."""
+    """Put the scalars of :func:`scalars_of` into a new storage, at their original iterations."""
     now = storage.iter
     for name, scalar in scalars.items():
         for value, step in scalar["values"]:
@@ -82,12 +82,12 @@ def restore_scalars(storage: EventStorage, scalars: dict[str, dict]) -> None:
 
 
 class ContinueMetrics(HookBase):
-    """Restores the scalars of a resumed run, and the line that a kill may have come before.
+    """Restores the scalars of a resumed run, and writes the line that a kill may have prevented.
 
     Args:
-        scalars: those of the checkpoint.
-        start_iter: the first iteration of this run.
-        writer: of ``metrics.json``; None in all processes but the main one.
+        scalars: scalars from the checkpoint.
+        start_iter: first iteration of this run.
+        writer: writer of ``metrics.json``; None in all processes but the main one.
     """
 
     def __init__(self, scalars: dict[str, dict], start_iter: int, writer: MetricsWriter | None):

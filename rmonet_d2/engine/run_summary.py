@@ -1,4 +1,4 @@
-"""What a run says about itself: ten lines on the screen, the whole config in log.txt."""
+"""The summary of a run: ten lines on the screen, and the whole config in log.txt."""
 
 import io
 import logging
@@ -66,10 +66,10 @@ def _precision(cfg: CfgNode, is_training: bool) -> str:
 
 @contextmanager
 def only_in_log_file() -> Iterator[None]:
-    """Keep what Detectron2 logs off the screen, except warnings; log files get everything.
+    """Keep Detectron2's log messages off the screen, except warnings; log files get all of them.
 
-    Detectron2 logs the environment, the config file, the full config and all modules of the model,
-    hundreds of lines, before a run says anything else.
+    Otherwise, a run begins with hundreds of lines: the environment, the config file, the full
+    config, and all modules of the model.
     """
     # Detectron2's log files are stream handlers, too.
     screens = {h: h.level for h in _handlers() if h.stream in (sys.stdout, sys.__stdout__)}
@@ -77,7 +77,7 @@ def only_in_log_file() -> Iterator[None]:
         handler.setLevel(logging.WARNING)
     captured = io.StringIO()
     try:
-        # A handler that is created in this block holds the captured stream: it gets the real one.
+        # Handlers created in this block have the captured stream; give them the real one below.
         with redirect_stdout(captured):
             yield
     finally:
