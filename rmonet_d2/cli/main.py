@@ -7,25 +7,25 @@ import rmonet_d2
 
 # Command -> (module, what it does), in the order of the help.
 COMMANDS = {
-    "discover": ("discover", "find objects in image files with trained weights"),
-    "train": ("train", "train or evaluate a model (tools/train_net.py)"),
+    "discover": ("discover", "find objects in your own images, without labels"),
+    "train": ("train", "train or evaluate a model"),
     "evaluate": ("evaluate", "evaluate weights on a data set with annotations"),
     "visualize": ("visualize", "draw what a model finds in scenes of a data set"),
     "report": ("report", "write the HTML report of a training run"),
-    "compare": ("compare", "train the compared systems under one budget, side by side"),
-    "ablation": ("ablation", "switch off each ingredient of the training recipe"),
+    "compare": ("compare", "train the paper's systems with equal budgets, and compare them"),
+    "ablation": ("ablation", "train without single ingredients of the training recipe"),
     "benchmark": ("benchmark", "measure speed and memory"),
     "demo": ("demo", "make scenes, train, evaluate and write a report"),
-    "probe": ("probe", "measure what the latents know about the objects"),
-    "traverse": ("traverse", "move the latents of one object, edit a scene"),
-    "relabel": ("relabel", "make labels for a detector out of a discovery"),
+    "probe": ("probe", "measure what the latents tell about the objects"),
+    "traverse": ("traverse", "vary the latents of an object, and edit scenes"),
+    "relabel": ("relabel", "turn discovered objects into labels for a detector"),
     "student": ("student", "train Detectron2's Mask R-CNN on such labels"),
     "export": ("export_model", "write a model as ONNX or TorchScript"),
-    "export-weights": ("export_weights", "keep only the weights of a checkpoint"),
+    "export-weights": ("export_weights", "write only the weights of a checkpoint"),
     "prepare-multi-dsprites": ("prepare_multi_dsprites", "generate or convert Multi-dSprites"),
     "prepare-clevr": ("prepare_clevr", "convert the published CLEVR (with masks)"),
     "render-clevr": ("render_clevr", "render CLEVR scenes with Blender"),
-    "fuzz": ("fuzz", "feed damaged files to the code that reads them"),
+    "fuzz": ("fuzz", "test the readers with damaged files"),
     "unpack-images": ("unpack_images", "write a packed data set as PNG files"),
 }
 
@@ -46,7 +46,7 @@ options:
   --version   show the version
 
 example:
-  rmonet discover --weights clevr_rmonet_unet_cpu --input PHOTOS/ --output OUT/
+  rmonet discover datasets/clevr_sample/test --weights clevr_rmonet_unet_cpu --output output/found
 
 exit status:
   0    success
