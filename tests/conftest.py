@@ -8,6 +8,8 @@ import sys
 # another program shares the cores each small operation then waits for a time slice: 20 to 40 times
 # as long (docs/performance.md).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Programs choose by the machine's load otherwise, and sums depend on the number of threads.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import torch

@@ -15,6 +15,7 @@ from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
 from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
 from rmonet_d2.benchmark.parts import parts_of_step
+from rmonet_d2.benchmark.peer_code import compare_with_peers
 from rmonet_d2.benchmark.peers import time_inference
 from rmonet_d2.benchmark.pseudo_labels import compare_hooks
 from rmonet_d2.benchmark.windows import compare_windows, inference_over_components
@@ -234,7 +235,12 @@ def peers(args) -> dict:
     print(f"\n## Inference at 128x128, the named configs for CLEVR, batch of {args.batch_size}\n")
     rows = ([title, rate["fp32"], rate.get("bf16", "")] for title, rate in rates.items())
     print(table(["images/s", "fp32", "bf16"], rows))
-    return rates
+    if not args.peer_code:
+        return rates
+    found = compare_with_peers(args.peer_code, args.opts, args.repeats)
+    print(f"\n## The public codes beside ours, CPU, float32, batch of {args.batch_size}\n")
+    print(table(list(found[0]), (list(row.values()) for row in found)))
+    return {"Mask R-CNN": rates, "public codes": found}
 
 
 def matmul(args) -> list[dict]:

@@ -17,7 +17,7 @@ from rmonet_d2.modeling.proposal_generator.regions import Regions
 # Standard deviation of the boxes' ends, as a fraction of their sides.
 JITTER = 0.08
 WHOLE = ["MODEL.ROI_MASK_HEAD.WINDOWED", False, "MODEL.VAE.WINDOWED", False]
-VARIANTS = {
+VARIANTS: dict[str, list] = {
     "whole image": WHOLE,
     "windows": [],
     "windows, mask KL over the region": ["MODEL.SCENE.MASK_KL_OVER", "region"],

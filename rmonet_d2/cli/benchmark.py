@@ -60,6 +60,13 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--figure", metavar="FILE", help="draw the section growth to this .png or .svg file"
     )
+    parser.add_argument(
+        "--peer-code",
+        metavar="FOLDER",
+        help="section peers: also run the public codes that FOLDER has clones of, on the CPU: "
+        "SPACE (zhixuan-lin/SPACE), IODINE (zhixuan-lin/IODINE), genesis (applied-ai-lab/genesis, "
+        "for MONet)",
+    )
     add_overrides_option(parser)
     return parser
 

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from rmonet_d2.utils.errors import UserError
-from rmonet_d2.utils.threads import limit_spinning
+from rmonet_d2.utils.threads import set_up_threads
 
 INTERRUPTED = 130
 _EXIT_STATUS = """\
@@ -126,7 +126,7 @@ def run_program(
         errors: exceptions other than :class:`UserError` that are reported by their message alone.
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
-    limit_spinning()
+    set_up_threads()
     try:
         return work(args) or 0
     except expected as error:
