@@ -38,6 +38,23 @@ def _tuple_hint(text: str) -> str:
     return """ Write data sets as a tuple: DATASETS.TRAIN "('NAME',)"."""
 
 
+def _single_datasets(opts: list) -> list:
+    """Turn the name of a single data set into a tuple: ``DATASETS.TRAIN folder:/photos``."""
+    opts = list(opts)
+    for i in range(1, len(opts), 2):
+        key, name = opts[i - 1], opts[i]
+        # Other text is a Python literal, such as "('a', 'b')".
+        if key in ("DATASETS.TRAIN", "DATASETS.TEST") and _is_dataset_name(name):
+            opts[i] = (name,)
+    return opts
+
+
+def _is_dataset_name(value: object) -> bool:
+    if not isinstance(value, str) or value == "None":
+        return False
+    return is_folder(value) or value.isidentifier()
+
+
 def load_config(config_file: str = "", opts: list | None = None) -> CfgNode:
     """Load a config: the defaults, then a YAML file, then ``KEY VALUE`` overrides.
 
@@ -63,7 +80,7 @@ def load_config(config_file: str = "", opts: list | None = None) -> CfgNode:
                 raise ConfigError(f"{config_file}: VERSION is {version}, it must be {cfg.VERSION}.")
             cfg.merge_from_other_cfg(CfgNode(tree))
         source = "the command line"
-        cfg.merge_from_list(upgrade_overrides(list(opts or [])))
+        cfg.merge_from_list(_single_datasets(upgrade_overrides(list(opts or []))))
     except ConfigError:
         raise
     except (RecursionError, MemoryError):

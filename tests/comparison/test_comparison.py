@@ -92,6 +92,13 @@ def test_tables_hold_ours_beside_the_papers(outcome):
     assert (line["paper_AP50"], line["bbox/AP50"], line["images"]) == ("0.757", "80.0", "80")
 
 
+def test_the_papers_boxes_are_those_that_a_system_predicts(outcome):
+    predicted = {"bbox_proposal/AP": 11.0, "bbox_proposal/AP50": 22.0, "bbox_proposal/AP75": 3.0}
+    outcome.run.results |= predicted
+    cells = [cell.strip() for cell in box_table([outcome], "clevr").split("\n")[2].split("|")]
+    assert cells[2:5] == ["11.0", "22.0", "3.0"]
+
+
 def test_the_papers_tables_are_whole():
     assert len(SYSTEMS) == 8
     for system in SYSTEMS.values():
