@@ -10,8 +10,8 @@ import os
 from rmonet_d2.cli.options import Parser, run_program
 
 EXAMPLE = """\
-    rmonet discover --weights clevr_rmonet_unet_cpu --input datasets/clevr_sample/train \\
-        --output output/found
+    rmonet discover datasets/clevr_sample/train --output output/found \\
+        --weights clevr_rmonet_unet_cpu
     rmonet relabel --discovery output/found --output output/labels --at-least score 0.7
 """
 
