@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from rmonet_d2.datasets.packed import PackedImageError, PackedWriter, open_packed
@@ -125,6 +124,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         JobError: another run is working in the folder, or nothing can be written there.
     """
+    # Not at the top: worker processes import this module as well, and lock nothing.
+    from filelock import FileLock, Timeout
+
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
     lock = FileLock(path)
