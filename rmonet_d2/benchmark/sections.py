@@ -13,6 +13,7 @@ import torch
 
 from rmonet_d2.benchmark import machine, training
 from rmonet_d2.benchmark.data import images_per_second, write_packed, write_photos
+from rmonet_d2.benchmark.gpu import measure_system
 from rmonet_d2.benchmark.growth import MEMORY, SECONDS, VALUES, growth_figure, measure_growth
 from rmonet_d2.benchmark.parts import parts_of_step
 from rmonet_d2.benchmark.peer_code import compare_with_peers
@@ -211,6 +212,22 @@ def models(args) -> list[dict]:
     return rows
 
 
+def gpu(args) -> dict[str, dict]:
+    on_gpu = args.device != "cpu"
+    found = {
+        title: measure_system(*config, args.repeats, with_compiled=on_gpu)
+        for title, config in tables_of_all_systems(args.opts).items()
+    }
+    header = list(next(iter(found.values())))
+    rows = [
+        [title, *("" if row[name] is None else row[name] for name in header)]
+        for title, row in found.items()
+    ]
+    print(f"\n## All systems on {args.device}, images/s, batch of {args.batch_size}\n")
+    print(table(["system", *header], rows))
+    return found
+
+
 def precision(args) -> list[dict]:
     variants = training.variants(with_bfloat16(args))
     del variants[PLAIN]
@@ -275,9 +292,15 @@ SECTIONS = {
     "windows": windows,
     "models": models,
     "precision": precision,
+    "gpu": gpu,
     "peers": peers,
     "matmul": matmul,
 }
+
+
+def default_sections(device: str) -> list[str]:
+    """Return what runs if no section is named: on a GPU, the table of all systems."""
+    return ["gpu"] if device.startswith("cuda") else [name for name in SECTIONS if name != "gpu"]
 
 
 def run_sections(args) -> None:
@@ -291,7 +314,7 @@ def run_sections(args) -> None:
         print(LEFT_OUT)
     if args.device == "cpu":
         keep_freed_memory()
-    for name in args.sections or SECTIONS:
+    for name in args.sections or default_sections(args.device):
         results[name] = SECTIONS[name](args)
     if args.json:
         with open(args.json, "w") as file:

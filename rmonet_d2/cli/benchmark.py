@@ -31,6 +31,7 @@ SECTIONS = {
     "windows": "training and inference in windows around the regions, and everywhere",
     "models": "all systems of the paper: parameters, speed and memory of training and inference",
     "precision": "a training step of all systems in float32 and bfloat16, in both memory formats",
+    "gpu": "a GPU's table: all systems in fp32, bf16 and compiled, hook, host waits, memory",
     "peers": "inference at 128x128, and that of MONet, IODINE, SPACE and Mask R-CNN",
     "matmul": "matrix products, and the fraction of their rate that a training step reaches",
 }
@@ -41,7 +42,10 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     sections = "\n".join(f"{name:15} {text}" for name, text in SECTIONS.items())
     parser = Parser(__doc__.format(sections=sections), EXAMPLE, prog=prog)
     parser.add_argument(
-        "sections", nargs="*", metavar="SECTION", help="sections to run (default: all)"
+        "sections",
+        nargs="*",
+        metavar="SECTION",
+        help="sections to run (default: gpu on a GPU, else all others)",
     )
     add_config_file(parser, default="configs/multi_dsprites_rmonet_unet.yaml")
     parser.add_argument(
