@@ -219,6 +219,10 @@ def _image_mse(image: torch.Tensor, reconstruction: torch.Tensor | None) -> floa
     if reconstruction is None:
         return float("nan")
     reconstruction = reconstruction.detach().float().cpu()
+    if image.shape != reconstruction.shape:
+        # Detectron2's mapper leaves images in another size than the model's.
+        size = tuple(reconstruction.shape[-2:])
+        image = F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
     return reconstruction_mse(image.cpu().numpy() / 255.0, reconstruction.numpy())
 
 

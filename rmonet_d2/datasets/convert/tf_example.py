@@ -183,6 +183,11 @@ def _values(data: bytes, place: tuple[int, int], feature: Feature) -> np.ndarray
     return values.reshape(feature.shape)
 
 
+def _printable(name: str) -> str:
+    """Return a name of a damaged message in one short line."""
+    return name[:50] if name.isprintable() else repr(name[:50])
+
+
 def parse_example(data: bytes, schema: Schema) -> dict[str, np.ndarray]:
     """Read the features of a schema from a serialized Example, and skip all others.
 
@@ -203,7 +208,7 @@ def parse_example(data: bytes, schema: Schema) -> dict[str, np.ndarray]:
         places = _find_features(data)
         for name in schema:
             if name not in places:
-                found = ", ".join(sorted(places)[:20]) or "nothing"
+                found = ", ".join(map(_printable, sorted(places)[:20])) or "nothing"
                 raise ExampleError(f"there is no feature {name!r}; it holds {found}")
         values = {}
         for name, feature in schema.items():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import nn
@@ -14,6 +15,8 @@ from rmonet_d2.utils.errors import ConfigError
 from rmonet_d2.visualization.pictures import scene_sheet
 
 GENERATED = ("latents", "components", "reconstruction")
+# Images in the picture of a training step.
+NUM_PICTURED = 4
 
 
 class SceneModel(nn.Module):
@@ -97,18 +100,15 @@ class SceneModel(nn.Module):
     def preprocess(self, batched_inputs: list[dict]) -> torch.Tensor:
         """Stack the images to x, (B, 3, H, W) in [0, 1].
 
+        Images of another size than INPUT.IMAGE_SIZE, as Detectron2's own mapper and predictor make
+        them, are resized without keeping their aspect ratio, as this project's mapper does.
+
         Raises:
-            ConfigError: an image has another size than INPUT.IMAGE_SIZE; the message names the
-                file.
+            ConfigError: an image does not have three channels; the message names the file.
         """
-        for item in batched_inputs:
-            if tuple(item["image"].shape[-2:]) != self.image_size:
-                raise ConfigError(
-                    f"{item.get('file_name', 'an input image')} is "
-                    f"{tuple(item['image'].shape[-2:])} pixels (H, W), but the model is built for "
-                    f"{self.image_size}: resize the image or set INPUT.IMAGE_SIZE."
-                )
-        images = [item["image"] for item in batched_inputs]
+        images = [self._fitted(item) for item in batched_inputs]
+        if len({image.dtype for image in images}) > 1:
+            images = [image.float() for image in images]
         # A copy to a GPU from pinned memory is asynchronous.
         stacked = torch.empty(
             (len(images), *images[0].shape),
@@ -118,6 +118,22 @@ class SceneModel(nn.Module):
         )
         x = torch.stack(images, out=stacked).to(self.device, non_blocking=True).float() / 255.0
         return x.contiguous(memory_format=self.memory_format)
+
+    def _fitted(self, item: dict) -> torch.Tensor:
+        """Return the image of an input in the model's size."""
+        image = item["image"]
+        if image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+            raise ConfigError(
+                f"{item.get('file_name', 'an input image')} has the shape {tuple(image.shape)}: "
+                "the model takes images of shape (3, H, W)."
+            )
+        if tuple(image.shape[-2:]) == self.image_size:
+            return image
+        # Antialiasing averages the pixels where a side shrinks.
+        resized = F.interpolate(
+            image[None].float(), size=self.image_size, mode="bilinear", antialias=True
+        )
+        return resized[0]
 
     def returns(self, *names: str) -> bool:
         """Return whether TEST.OUTPUTS asks for any of these outputs."""
@@ -149,7 +165,9 @@ class SceneModel(nn.Module):
         box_source = "mask" if boxes is None else box_source
         results = []
         for i, item in enumerate(batched_inputs):
-            size = (item.get("height", self.image_size[0]), item.get("width", self.image_size[1]))
+            # An input without a size gets its results in its own pixels.
+            own = item["image"].shape if "image" in item else (3, *self.image_size)
+            size = (item.get("height", own[-2]), item.get("width", own[-1]))
             instances = masks_to_instances(
                 masks[i],
                 scores[i],
@@ -178,9 +196,10 @@ class SceneModel(nn.Module):
         reconstruction: torch.Tensor | None = None,
         found: Sequence[Instances] | None = None,
         pseudo_boxes: Sequence[torch.Tensor] | None = None,
-        num_images: int = 4,
     ) -> None:
         """Put a picture of the first images into the event storage, as "rmonet/scenes".
+
+        At most ``NUM_PICTURED`` images are drawn.
 
         Args:
             x, masks, components: the images, their masks (B, K, H, W), and their components
@@ -188,10 +207,9 @@ class SceneModel(nn.Module):
             reconstruction: (B, 3, H, W); None for the sum of masks times components.
             found: the objects to draw in each image, at the size of x; None for those of the masks.
             pseudo_boxes: (M, 4) per image, in pixels; None if nothing learns from them.
-            num_images: maximum number of images in the picture.
         """
         scenes = []
-        for i in range(min(num_images, len(x))):
+        for i in range(min(NUM_PICTURED, len(x))):
             blended = (masks[i][:, None] * components[i]).sum(dim=0)
             scenes.append(
                 Decomposition(
