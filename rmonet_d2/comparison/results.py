@@ -80,12 +80,12 @@ def box_table(outcomes: list[Outcome], dataset: str) -> str:
 def _predicted_box_ap(results: dict[str, float]) -> list[float | None]:
     """AP of the boxes that a system predicts, as in the paper's Table 2.
 
-    The exported boxes, "bbox", may be the tight boxes of the masks (MODEL.SCENE.BOX_SOURCE). They
+    The returned boxes, "bbox", may be the tight boxes of the masks (MODEL.SCENE.BOX_SOURCE). They
     are the only ones of a system that predicts no boxes.
     """
     predicted = [results.get(key.replace("bbox/", "bbox_proposal/")) for key in BOX_AP.values()]
-    exported = [results.get(key) for key in BOX_AP.values()]
-    return exported if predicted[0] is None else predicted
+    returned = [results.get(key) for key in BOX_AP.values()]
+    return returned if predicted[0] is None else predicted
 
 
 def results_csv(outcomes: list[Outcome], dataset: str) -> str:

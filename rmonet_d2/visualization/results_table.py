@@ -34,9 +34,9 @@ ROWS = (
     ("bbox_mask/AP", "AP of the masks' boxes", "COCO AP50:95 of tight boxes, percent", 1),
     ("bbox_mask/AP50", "AP50 of the masks' boxes", "at IoU 0.5", 1),
     ("bbox_mask/AP75", "AP75 of the masks' boxes", "at IoU 0.75", 1),
-    ("bbox/AP", "AP of exported boxes", "COCO AP50:95, percent; kind of box not recorded", 1),
-    ("bbox/AP50", "AP50 of exported boxes", "at IoU 0.5", 1),
-    ("bbox/AP75", "AP75 of exported boxes", "at IoU 0.75", 1),
+    ("bbox/AP", "AP of returned boxes", "COCO AP50:95, percent; kind of box not recorded", 1),
+    ("bbox/AP50", "AP50 of returned boxes", "at IoU 0.5", 1),
+    ("bbox/AP75", "AP75 of returned boxes", "at IoU 0.75", 1),
     ("segm/AP", "AP of masks", "COCO AP50:95, percent", 1),
     ("segm/AP50", "AP50 of masks", "at IoU 0.5", 1),
     ("segm/AP75", "AP75 of masks", "at IoU 0.75", 1),
@@ -74,9 +74,9 @@ def paper_results(run: RunLog) -> tuple[str, dict[str, float]]:
 
 
 def boxes_by_kind(results: dict[str, float], config: dict) -> dict[str, float]:
-    """File the AP of exported boxes under the kind of box that was exported.
+    """File the AP of returned boxes under the kind of box that was returned.
 
-    Results name the exported boxes "bbox", which are proposed boxes in one run and the masks' tight
+    Results name the returned boxes "bbox", which are proposed boxes in one run and the masks' tight
     boxes in another, depending on MODEL.SCENE.BOX_SOURCE. Two runs are comparable only by kind.
 
     Args:
@@ -86,7 +86,7 @@ def boxes_by_kind(results: dict[str, float], config: dict) -> dict[str, float]:
     Returns:
         The figures, without "bbox/..." where the kind of box is known.
     """
-    kind = _exported_kind(config)
+    kind = _returned_kind(config)
     if any(key.startswith(("bbox_proposal/", "bbox_mask/")) for key in results):
         return {key: value for key, value in results.items() if not key.startswith("bbox/")}
     return {
@@ -95,7 +95,7 @@ def boxes_by_kind(results: dict[str, float], config: dict) -> dict[str, float]:
     }
 
 
-def _exported_kind(config: dict) -> str:
+def _returned_kind(config: dict) -> str:
     model = config.get("MODEL", {})
     if model.get("META_ARCHITECTURE") in _WITHOUT_PROPOSALS:
         return "bbox_mask"

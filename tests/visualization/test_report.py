@@ -118,7 +118,7 @@ def rows_of(text):
 
 def test_figures_of_two_kinds_of_boxes_are_never_in_one_row(tmp_path):
     run = make_run(tmp_path / "demo")
-    # This run exports the masks' boxes, the shipped weights' results have both kinds, and the
+    # This run returns the masks' boxes, the shipped weights' results have both kinds, and the
     # paper's are the RPN's.
     (run / "config.yaml").write_text(CONFIG.replace("BOX_SOURCE: proposal", "BOX_SOURCE: mask"))
     shipped = {"bbox": {"AP": 60.4}, "bbox_proposal": {"AP": 41.2}, "bbox_mask": {"AP": 60.4}}
@@ -127,7 +127,7 @@ def test_figures_of_two_kinds_of_boxes_are_never_in_one_row(tmp_path):
     rows = rows_of(build_report(str(run)))
     assert rows["AP of proposed boxes"] == ["–", "–", "41.2", "43.5"]
     assert rows["AP of the masks' boxes".replace("'", "&#39;")] == ["19.9", "0.3", "60.4", "–"]
-    assert "AP of exported boxes" not in rows
+    assert "AP of returned boxes" not in rows
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_figures_of_two_kinds_of_boxes_are_never_in_one_row(tmp_path):
         ({}, "bbox"),
     ],
 )
-def test_exported_boxes_are_filed_under_their_kind(model, kind):
+def test_returned_boxes_are_filed_under_their_kind(model, kind):
     results = boxes_by_kind({"bbox/AP": 1.0, "segm/AP": 2.0}, {"MODEL": model})
     assert results == {f"{kind}/AP": 1.0, "segm/AP": 2.0}
 

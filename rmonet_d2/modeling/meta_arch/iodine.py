@@ -56,7 +56,7 @@ class IODINE(SceneModel):
     The gradients are inputs of the network and are not differentiated through. They are also needed
     in evaluation, where Detectron2 disables gradients: :meth:`infer` enables them locally. In
     evaluation, all images get the same samples (noise with a fixed seed), so that results do not
-    depend on the batch; the means of the last posterior are exported.
+    depend on the batch; the means of the last posterior are returned.
 
     Two details that the paper's table leaves open differ from Greff et al.: a sigmoid maps the
     components to [0, 1], as everywhere in this project, and the decoder's convolutions are

@@ -163,7 +163,7 @@ class MixtureModel(SceneModel):
         """Return how well the masks explain the images, (B,), as an evidence lower bound.
 
         It is the negative sum of the first two terms of Eq. 3 with beta = 1, for the components as
-        they are exported. Components whose masks sum to fewer than ``min_mask_pixels`` pixels are
+        they are returned. Components whose masks sum to fewer than ``min_mask_pixels`` pixels are
         too small to be objects: they count as absent, and their KL is left out.
         """
         decoded, masks = self.vae(x, log_masks, not self.returns("components")), log_masks

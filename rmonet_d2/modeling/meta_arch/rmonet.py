@@ -73,7 +73,7 @@ class RMONet(MixtureModel):
             region_warmup: replaces regions by random ones at the start of training.
             mask_normalization: see MODEL.SCENE.MASK_NORMALIZATION.
             vae_first_iters: number of first iterations in which only the VAE learns.
-            box_source: which box is exported as ``pred_boxes``: "proposal" or "mask".
+            box_source: which box is returned as ``pred_boxes``: "proposal" or "mask".
             pseudo_label_masks: "attention" or "posterior", see MODEL.PSEUDO_LABELS.MASKS.
             test_mirrors, test_nms_thresholds: alternatives that :meth:`likeliest` tries, see
                 TEST.AUG in the config. If both are empty, each image is decomposed once.
@@ -97,7 +97,7 @@ class RMONet(MixtureModel):
                 '"PseudoLabelRPN"): set TEST.AUG.ENABLED False.'
             )
         self.backbone = backbone
-        # Or WholeImageRegions, whose raw outputs are None: then nothing else of it is called.
+        # It may also be WholeImageRegions: as its raw outputs are None, only forward is called.
         self.proposal_generator = cast(PseudoLabelRPN, proposal_generator)
         self.roi_heads = roi_heads
         self.pseudo_labels = pseudo_labels

@@ -4,7 +4,7 @@
 and Decomposition"; a baseline of the paper.)
 
 Shape shorthand:
-    B: images.  N = G x G cells.  R = K - 1 exported objects; the K-th component is the background.
+    B: images.  N = G x G cells.  R = K - 1 returned objects; the K-th component is the background.
     H, W: image size.  x: (B, 3, H, W) in [0, 1].
 """
 
@@ -99,7 +99,7 @@ class SPACE(SceneModel):
             with_boundary_loss: whether the boundary loss is added.
             boundary_end_iters: iteration at which the boundary loss ends; 0 for the end of
                 training.
-            box_source: which box is exported as ``pred_boxes``: "proposal" (z_where) or "mask".
+            box_source: which box is returned as ``pred_boxes``: "proposal" (z_where) or "mask".
             **scene: arguments of :class:`SceneModel`.
 
         Raises:

@@ -55,7 +55,7 @@ def test_losses_are_those_of_the_equations(monet, num_components):
 
 
 def test_the_first_step_is_the_background(monet):
-    """It is exported last, where sigma_bg belongs; the other steps keep their order."""
+    """It is returned last, where sigma_bg belongs; the other steps keep their order."""
     model = monet("MODEL.SCENE.NUM_COMPONENTS", 4)
     x = model.preprocess(batch())
     with torch.no_grad():

@@ -128,8 +128,8 @@ def test_output_contract(space, source):
         assert (found.pred_classes == 0).all()
         assert (found.scores.diff() <= 0).all()
         assert (found.scores > 0.5).all() and (found.scores <= 1).all()
-        exported = found.proposal_boxes if source == "proposal" else found.mask_boxes
-        assert torch.equal(found.pred_boxes.tensor, exported.tensor)
+        returned = found.proposal_boxes if source == "proposal" else found.mask_boxes
+        assert torch.equal(found.pred_boxes.tensor, returned.tensor)
         assert output["masks"].shape == (6, 64, 64) and (output["masks"] >= 0).all()
         assert (output["masks"].sum(dim=0) - 1).abs().max() < 1e-5
         assert output["components"].shape == (6, 3, 64, 64)
@@ -208,8 +208,8 @@ def test_enlarged_images_are_evaluated_at_their_own_size(space, small_cfg, tmp_p
     assert results["decomposition"]["consistency"] == pytest.approx(0.25)
 
 
-def test_objects_beyond_the_exported_ones_join_the_background(space):
-    """The surest objects are exported; what the others draw stays in the reconstruction."""
+def test_objects_beyond_the_returned_ones_join_the_background(space):
+    """The surest objects are returned; what the others draw stays in the reconstruction."""
     models = [space("MODEL.SCENE.NUM_COMPONENTS", k).eval() for k in (3, 17)]
     models[0].load_state_dict(models[1].state_dict())
     with torch.no_grad():
