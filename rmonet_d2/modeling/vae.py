@@ -61,6 +61,21 @@ def peak_mask_input(x: torch.Tensor, log_masks: torch.Tensor) -> torch.Tensor:
 ENCODER_INPUTS = {"log_mask": (log_mask_input, 4), "peak_mask": (peak_mask_input, 7)}
 
 
+def _distinct_components(log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Choose all components with a mask, and one of those without per image.
+
+    Returns:
+        (n,) indices of the chosen ones among the B K components, and (B, K) positions in this list:
+        of the component itself, or of the one that stands for it.
+    """
+    empty = (log_masks.flatten(2) == -torch.inf).all(dim=2)
+    first = empty & (empty.cumsum(dim=1) == 1)
+    chosen = ~empty | first
+    row = (chosen.flatten().cumsum(dim=0) - 1).view_as(empty)
+    stand_in = row.gather(1, first.int().argmax(dim=1, keepdim=True))
+    return chosen.flatten().nonzero().squeeze(1), torch.where(empty, stand_in, row)
+
+
 class ComponentEncoder(nn.Module):
     """Strided 3x3 convolutions and one hidden layer that give the posterior of z_k."""
 
@@ -169,7 +184,7 @@ class SpatialBroadcastDecoder(nn.Module):
         if shift is None:
             of_z = F.linear(z, weight_z.sum(dim=(2, 3)), self.first.bias)
         else:
-            # The coordinates of a window are those of the corner of the image plus a constant.
+            # The coordinates of a window are those of the image's corner plus a constant.
             border = coordinates.shape[-1] - self.size[1]
             coordinates = coordinates[..., : size[0] + border, : size[1] + border]
             z = torch.cat([z, shift], dim=1)
@@ -209,8 +224,8 @@ class ComponentVAE(nn.Module):
             decoder_stride: the decoder works at 1 / stride of the image's resolution.
             recompute_decoder: recompute the decoder's maps in the backward pass instead of storing
                 them.
-            windowed: where :meth:`forward` is asked for what is inside the masks, decode only
-                there, on a CPU.
+            windowed: on a CPU, decode only windows around the masks if :meth:`forward` is called
+                with ``inside``.
 
         Raises:
             ConfigError: ``encoder_input`` is unknown, or ``decoder_stride`` does not divide the
@@ -255,16 +270,27 @@ class ComponentVAE(nn.Module):
         }
 
     def encode(self, x: torch.Tensor, log_masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the means and log variances of q(z_k | x, m_k), (B, K, D) each."""
-        parameters = self.encoder(self.make_input(x, log_masks))
-        return tuple(p.unflatten(0, log_masks.shape[:2]) for p in parameters)
+        """Return the means and log variances of q(z_k | x, m_k), (B, K, D) each.
+
+        In inference, all components of an image without a mask have the same posterior, which is
+        computed once.
+        """
+        shape = log_masks.shape[:2]
+        as_they_are = torch.is_grad_enabled() or torch.jit.is_tracing()
+        if as_they_are or not self.windowed or log_masks.device.type != "cpu":
+            parameters = self.encoder(self.make_input(x, log_masks))
+            return tuple(p.unflatten(0, shape) for p in parameters)
+        chosen, row = _distinct_components(log_masks)
+        masks = log_masks.flatten(0, 1)[chosen][:, None]
+        parameters = self.encoder(self.make_input(x[chosen // shape[1]], masks))
+        return tuple(p[row] for p in parameters)
 
     def forward(self, x: torch.Tensor, log_masks: torch.Tensor, inside: bool = False) -> VAEOutputs:
         """Encode and decode all components; z_k is sampled in training and the mean otherwise.
 
         Args:
-            x, log_masks: see the table on top.
-            inside: x_k and the mask logits are needed only where m_k > 0, and may be anything
+            x, log_masks: see the table above.
+            inside: x_k and the mask logits are only needed where m_k > 0 and may have any value
                 elsewhere.
         """
         shape = log_masks.shape[:2]
@@ -293,7 +319,7 @@ class ComponentVAE(nn.Module):
         size = (log_masks.shape[-2], log_masks.shape[-1])
         rectangles = tight_rectangles((log_masks > -torch.inf).flatten(0, 1)).numpy()
         if stride > 1:
-            # Bilinear interpolation reads a cell more on each side.
+            # Bilinear interpolation reads one more cell on each side.
             empty = rectangles[:, 2] == 0
             rectangles[:, :2] = (rectangles[:, :2] // stride - 1) * stride
             rectangles[:, 2:] = (-(-rectangles[:, 2:] // stride) + 1) * stride

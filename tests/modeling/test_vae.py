@@ -125,3 +125,21 @@ def test_decoding_everywhere_unless_windows_save_much(small_cfg):
     everywhere[:, :2, 8:] = -torch.inf
     assert ComponentVAE(small_cfg())._windows(everywhere) != []
     assert ComponentVAE(small_cfg("MODEL.VAE.WINDOWED", False))._windows(everywhere) == []
+
+
+@pytest.mark.parametrize("encoder_input", ["log_mask", "peak_mask"])
+def test_components_without_a_mask_share_a_posterior(small_cfg, monkeypatch, encoder_input):
+    model = ComponentVAE(small_cfg("MODEL.VAE.ENCODER_INPUT", encoder_input)).eval()
+    x = torch.rand(3, 3, 64, 64)
+    log_masks = torch.rand(3, 5, 64, 64).log()
+    log_masks[0, [1, 3]] = log_masks[2, :4] = -torch.inf
+    expected = model.encode(x, log_masks)
+    encoded, encode = [], model.encoder.forward
+    monkeypatch.setattr(
+        model.encoder, "forward", lambda inputs: encoded.append(len(inputs)) or encode(inputs)
+    )
+    with torch.no_grad():
+        found = model.encode(x, log_masks)
+    assert encoded == [3 + 1 + 5 + 1 + 1]
+    for ours, full in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, full, rtol=1e-4, atol=1e-5)
