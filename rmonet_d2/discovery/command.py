@@ -9,6 +9,7 @@ from rmonet_d2.discovery.discoverer import Discoverer
 from rmonet_d2.discovery.inputs import Inputs, check_output, list_inputs
 from rmonet_d2.discovery.preparation import (
     WEIGHTS_FILE,
+    earlier_choices,
     plan_training,
     start_again,
     train_weights,
@@ -42,15 +43,16 @@ def discover(args: argparse.Namespace) -> None:
     keep_freed_memory()
     own = os.path.join(args.output, WEIGHTS_FILE)
     start_from = ""
+    choices: list[str] = []
     if args.train:
         start_from = weights or start_again(args.output)
         weights = ""
     elif not weights and os.path.isfile(own):
         weights = own
         print(f"using {own}, trained by an earlier run (--train trains on)")
+        choices = earlier_choices(args.output)
     steps = ["looking at the images", "training", "finding objects"][2 if weights else 0 :]
     progress = Progress(steps, enabled=not args.quiet)
-    choices: list[str] = []
     if not weights:
         weights, choices = _train(args, inputs, start_from, progress)
     _find(args, inputs, weights, choices, progress)

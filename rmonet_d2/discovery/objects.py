@@ -114,6 +114,8 @@ def crop_to_rle(x0: int, y0: int, crop: np.ndarray, size: tuple[int, int]) -> di
     ends = ends[np.concatenate([apart, [True]])[: len(ends)]]
     borders = np.stack([starts, ends], axis=1).ravel()
     counts = np.diff(np.concatenate([[0], borders, [height * width]]))
+    if counts[-1] == 0:
+        counts = counts[:-1]
     rle = mask_utils.frPyObjects({"size": [height, width], "counts": counts.tolist()}, *size)
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 

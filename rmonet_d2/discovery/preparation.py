@@ -63,12 +63,11 @@ def plan_training(
         object_size, tile, max_objects: see ``choose``.
     """
     folder = os.path.join(output, TRAINING_FOLDER)
-    config, known = os.path.join(output, "config.yaml"), os.path.join(folder, _CHOICES)
-    if os.path.isfile(config) and os.path.isfile(known):
+    config, known = os.path.join(output, "config.yaml"), earlier_choices(output)
+    if os.path.isfile(config) and known:
         cfg = load_config(config)
         choose_device(cfg)
-        with open(known, encoding="utf-8") as file:
-            return TrainingPlan(cfg, json.load(file))
+        return TrainingPlan(cfg, known)
     if start_from:
         cfg = load_weights(start_from, base, list(opts)).cfg
         cfg.MODEL.WEIGHTS = os.path.abspath(find_weights(start_from))
@@ -99,14 +98,24 @@ def plan_training(
     lines = [str(choice) for choice in choices]
     with open(config, "w", encoding="utf-8") as file:
         file.write(cfg.dump())
-    with open(known, "w", encoding="utf-8") as file:
+    with open(os.path.join(folder, _CHOICES), "w", encoding="utf-8") as file:
         json.dump(lines, file)
     return TrainingPlan(cfg, lines)
+
+
+def earlier_choices(output: str) -> list[str]:
+    """What an earlier run has chosen for its training, one line each; [] if there was none."""
+    try:
+        with open(os.path.join(output, TRAINING_FOLDER, _CHOICES), encoding="utf-8") as file:
+            return [str(line) for line in json.load(file)]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _machine_choices(cfg: CfgNode, step: float) -> list[Choice]:
     dtype = autocast_dtype(cfg)
     iterations = cfg.SOLVER.MAX_ITER
+    least = ", the fewest that learn anything" if iterations == training.MIN_ITER else ""
     return [
         Choice(
             "precision",
@@ -116,7 +125,7 @@ def _machine_choices(cfg: CfgNode, step: float) -> list[Choice]:
         Choice(
             "training",
             f"{iterations} iterations of {cfg.SOLVER.IMS_PER_BATCH} crops",
-            f"an iteration takes {step:.2f} s here: {duration(iterations * step)}",
+            f"an iteration takes {step:.2f} s here: {duration(iterations * step)}{least}",
         ),
     ]
 

@@ -3,9 +3,11 @@
 A weights file of this project is {"model": state dict, "config": YAML text, "statistics": dict of
 lists of floats}, which ``torch.load`` opens with ``weights_only=True``. ``statistics`` has
 "reconstruction_error": 101 quantiles of the mean absolute error per pixel, in [0, 1], over the
-tiles of the training images.
+tiles of the training images. The shipped weights have theirs in a JSON file of the same name
+beside them.
 """
 
+import json
 import os
 import tempfile
 from dataclasses import dataclass, field
@@ -92,10 +94,18 @@ def load_weights(
     else:
         cfg = load_config(find_config(config_file, path), overrides)
     choose_device(cfg)
-    statistics = content.get("statistics")
+    statistics = content.get("statistics", _statistics_beside(path))
     return LoadedModel(
         cfg, load_model(cfg, path), path, statistics if isinstance(statistics, dict) else {}
     )
+
+
+def _statistics_beside(weights: str) -> dict[str, list[float]]:
+    try:
+        with open(Path(weights).with_suffix(".json"), encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return {}
 
 
 def load_model(cfg: CfgNode, weights: str) -> torch.nn.Module:
