@@ -87,7 +87,7 @@ class PseudoLabels(ABC):
         early_min_size: float = 3,
         early_min_score: float = 0.2,
     ):
-        """The rules on top of this file explain the arguments; Table "M-dSprites / R-MONet(UNet)"
+        """The rules at the top of this file explain them; Table "M-dSprites / R-MONet(UNet)"
         gives the defaults.
 
         Raises:

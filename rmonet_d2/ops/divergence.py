@@ -34,8 +34,8 @@ def mask_kl(
 
     Args:
         log_masks, mask_logits: see the table above.
-        inside: the decoded mask is a softmax over the components with m_k > 0 at the pixel only,
-            instead of over all K. This is not in the paper.
+        inside: if True, the decoded mask at a pixel is a softmax over only those components with
+            m_k > 0 there, instead of over all K. This is not in the paper.
     """
     mask_logits = mask_logits.float()
     if inside:

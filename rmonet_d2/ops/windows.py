@@ -1,4 +1,4 @@
-"""Integer windows of feature maps: work on the part of a map that matters, and paste it back.
+"""Rectangular windows of feature maps, which are cut out, processed and pasted back.
 
 Shape shorthand:
     N: windows.  M: maps.  C: channels.  H, W: size of a map.  h, w: size of a window.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# A further window size pays if it saves at least this share of the pixels of all windows.
+# Another window size is added if it saves at least this share of the pixels of all windows.
 _MIN_SAVING = 0.05
 
 
@@ -56,12 +56,12 @@ def plan_windows(
 ) -> list[WindowGroup]:
     """Find windows of at most ``max_groups`` sizes that contain all rectangles.
 
-    Rectangles are sorted by area and divided such that the sum of the areas of the windows is
-    smallest (dynamic programming).
+    Rectangles are sorted by area and divided into groups by dynamic programming, so that the sum of
+    the areas of all windows is smallest.
 
     Args:
-        rectangles: (N, 4) integers x0, y0, x1, y1 with exclusive upper ends. Empty ones get no
-            window, and what lies outside the map is cut off.
+        rectangles: (N, 4) integers x0, y0, x1, y1 with exclusive upper ends. They are clipped to
+            the map, and empty ones get no window.
         size: (H, W) of the map, multiples of ``align``.
         align: corners and sides of all windows are multiples of this.
         max_groups: the largest number of window sizes.
@@ -146,16 +146,16 @@ def crop(maps: torch.Tensor, group: WindowGroup) -> torch.Tensor:
 
 
 def paste(parts: list[torch.Tensor], groups: list[WindowGroup], like: torch.Tensor) -> torch.Tensor:
-    """Paste windows into a copy of maps, the inverse of :func:`crop`.
+    """Paste windows into maps in place, the inverse of :func:`crop`.
 
     Args:
         parts: the windows of each group, (N, C, h, w), of the dtype of ``like``.
         groups: ``members`` are indices of maps, each at most once in all groups.
-        like: (M, C, H, W), the maps around the windows. It gets no gradient and is changed in
-            place.
+        like: (M, C, H, W), the maps that receive the windows, modified in place. They get no
+            gradient.
 
     Returns:
-        (M, C, H, W).
+        ``like``.
     """
     return _Paste.apply(groups, like, *parts)
 
@@ -167,7 +167,7 @@ def _spots(group: WindowGroup):
 
 
 def _empty_windows(group: WindowGroup, like: torch.Tensor) -> torch.Tensor:
-    """Make the memory of windows as (N, h, w, C)."""
+    """Allocate the windows of a group, (N, h, w, C)."""
     shape = (len(group.members), *group.size, like.shape[1])
     return torch.empty(shape, dtype=like.dtype, device=like.device)
 

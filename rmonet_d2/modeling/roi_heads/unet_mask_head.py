@@ -134,8 +134,8 @@ class UNetMaskHead(nn.Module):
     first masked level is the same for all regions of an image and runs once per image. The last
     convolution predicts at full resolution.
 
-    alpha_k is 0 outside the enlarged region, so the finest levels, which cost most, run in windows
-    around the regions alone (``windowed``). Inside the regions nothing changes.
+    alpha_k is 0 outside the enlarged region, so the finest levels, which cost most, run only in
+    windows around the regions (``windowed``). The logits inside the regions do not change.
 
     The masked features may begin with "image", the input itself at full resolution, which the paper
     does not have; it makes edges sharp early in training (docs/recipe.md).
@@ -234,9 +234,9 @@ class UNetMaskHead(nn.Module):
     def _choose_windowed(self) -> list[str]:
         """Return the levels that run in windows, from fine to coarse.
 
-        The corners of windows are multiples of the next coarser level's stride. Where that is large
-        compared to the image, windows become larger than what the level costs. Normalization over a
-        whole map rules windows out.
+        The corners of windows are multiples of the next coarser level's stride. If that stride is
+        large compared to the image, windows become too large to save time. Levels with a norm,
+        which needs the whole map, cannot run in windows.
         """
         if any(
             not isinstance(stage, _ImageStage) and not isinstance(stage.norm, nn.Identity)
@@ -275,9 +275,9 @@ class UNetMaskHead(nn.Module):
         """Plan windows around the enlarged regions; none if they would save little."""
         boxes = enlarge_boxes(regions.boxes.detach().float(), self.expand_ratio)
         corners = boxes[regions.valid].numpy()
-        # A pixel more on each side: narrow regions are widened to a pixel.
+        # One more pixel on each side, because narrow regions are widened to one pixel.
         low, high = np.floor(corners[:, :2]) - 1, np.ceil(corners[:, 2:]) + 1
-        # The convolution of the logits.
+        # Another one for the 3x3 convolution that predicts the logits.
         low, high = low - 1, high + 1
         align = 1
         for name in self.windowed_features:
@@ -285,7 +285,7 @@ class UNetMaskHead(nn.Module):
             halo = 0 if name == "image" else align
             low = np.floor(low / align) * align - halo
             high = np.ceil(high / align) * align + halo
-        # The windows are cut out of the map of the next coarser level.
+        # Windows are aligned to the cells of the next coarser level, from whose map they are cut.
         align = self.strides[self._levels[len(self.windowed_features)]]
         members = regions.valid.flatten().nonzero().squeeze(1).tolist()
         if any(side % align for side in self.image_size):
