@@ -179,8 +179,7 @@ def _add_scene(cfg: CN) -> None:
     scene.POSTERIOR_SIGMA_SCALE = 1.0
     # A component is reported as an object only if it wins at least this many pixels.
     scene.MIN_MASK_PIXELS = 5
-    # Removes pieces of an object's mask that are not connected to its largest piece and have fewer
-    # pixels than this; 0 keeps them.
+    # Removes connected pieces of an object's mask that have fewer pixels than this; 0 keeps them.
     scene.MIN_PIECE_PIXELS = 0
     # Memory format of the convolutions: channels-last (True) or contiguous (False). The results are
     # the same, the speed is not.
