@@ -6,6 +6,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 READY := $(VENV)/setup-done
 CUT_OFF := $(VENV)/setup-unfinished
+# pip and setuptools, which install the others.
+FIRST := $(VENV)/first-packages.txt
 SETUP_FILES := requirements.lock setup.py rmonet_d2/csrc/mask_boxes.cpp \
     tools/install_detectron2.py tools/detectron2_fixes.py
 # A failed update keeps the previous setup; a first setup that fails starts over next time.
@@ -13,7 +15,7 @@ OR_FAIL := || { test ! -e $(READY) || rm -f $(CUT_OFF); exit 1; }
 # Concurrent setups of the same folder take turns if the system has flock.
 TAKE_TURNS := $(if $(shell command -v flock 2>/dev/null),flock requirements.lock)
 
-.PHONY: help setup test demo lint clean distclean build-venv
+.PHONY: help setup test demo lint lock clean distclean build-venv
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +23,7 @@ help:
 	@echo "make test       sets up, then runs make lint and the whole test suite"
 	@echo "make setup      builds .venv with everything installed (5 GB; a few minutes)"
 	@echo "make lint       checks style and format with ruff, and types with mypy"
+	@echo "make lock       renews the hashes in requirements.lock (needs uv)"
 	@echo "make clean      removes build products and caches; keeps .venv, datasets and output"
 	@echo "make distclean  does the same, and removes what make setup built"
 
@@ -40,6 +43,15 @@ lint: $(READY)
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Hashes for the versions in requirements.lock, whose comments stay.
+lock:
+	grep '^#' requirements.lock > requirements.new
+	grep -E '^[A-Za-z0-9._-]+==' requirements.lock | sed 's/ *\\$$//' > requirements.pins
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --allow-unsafe \
+	    --no-header --no-annotate requirements.pins >> requirements.new
+	mv requirements.new requirements.lock
+	rm requirements.pins
 
 distclean: clean
 	rm -rf $(VENV) rmonet_d2/_mask_boxes.*
@@ -69,8 +81,9 @@ build-venv:
 	fi
 	@touch $(CUT_OFF)
 	@echo "Setup 2/4: the packages in requirements.lock, 2 to 3 GB to download (1 to 5 min)"
-	@$(PIP) install -qq $$(grep -E '^(pip|setuptools)==' requirements.lock) $(OR_FAIL)
-	@$(PIP) install -qq --no-build-isolation -r requirements.lock $(OR_FAIL)
+	@awk '/^(pip|setuptools)==/ {on = 1} on {print} !/\\$$/ {on = 0}' requirements.lock > $(FIRST)
+	@$(PIP) install -qq --require-hashes -r $(FIRST) $(OR_FAIL)
+	@$(PIP) install -qq --require-hashes --no-build-isolation -r requirements.lock $(OR_FAIL)
 	@echo "Setup 3/4: Detectron2 (15 s)"
 	@$(PY) tools/install_detectron2.py $(OR_FAIL)
 	@echo "Setup 4/4: this package (5 s)"

@@ -107,6 +107,8 @@ setup(
             "protobuf>=4.22",
             "onnx>=1.16",
             "onnxruntime>=1.18",
+            "hypothesis>=6.100",
+            "safetensors>=0.4",
         ],
         "lint": ["ruff>=0.6", "mypy>=1.15"],
     },
