@@ -1,4 +1,4 @@
-"""requirements.lock: every package has one version and hashes, so that pip installs no other file."""
+"""requirements.lock: every package has one version and hashes; pip installs no other file."""
 
 import re
 
