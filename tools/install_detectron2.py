@@ -303,7 +303,7 @@ def install(archive: Path | None, force: bool, wheel_dir: Path | None) -> None:
         found, distribution = probe(), installed_wheel()
         if not force and is_kept(found, distribution):
             version = distribution or found["version"]
-            print(f"Detectron2 {version} is already installed: {found['path']}")
+            print(f"Detectron2 {version} is already installed, and kept: {found['path']}")
             return
         if not found["torch"]:
             raise InstallError("torch is missing: run `pip install -r requirements.lock` first.")
