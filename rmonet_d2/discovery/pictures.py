@@ -105,5 +105,5 @@ def _exists(path: str) -> bool:
 def save(picture: np.ndarray, path: str) -> None:
     """Write a picture; its folder is made."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    options: dict[str, Any] = {"quality": 88} if path.endswith(".jpg") else {}
+    options: dict[str, Any] = {"quality": 88} if path.endswith(".jpg") else {"compress_level": 2}
     Image.fromarray(picture).save(path, **options)

@@ -115,7 +115,12 @@ def earlier_choices(output: str) -> list[str]:
 def _machine_choices(cfg: CfgNode, step: float) -> list[Choice]:
     dtype = autocast_dtype(cfg)
     iterations = cfg.SOLVER.MAX_ITER
-    least = ", the fewest that learn anything" if iterations == training.MIN_ITER else ""
+    enough = training.ENOUGH_ITER
+    advice = (
+        f"; objects often separate after {enough} only: --time {duration(enough * step)}"
+        if iterations < enough
+        else ""
+    )
     return [
         Choice(
             "precision",
@@ -125,7 +130,7 @@ def _machine_choices(cfg: CfgNode, step: float) -> list[Choice]:
         Choice(
             "training",
             f"{iterations} iterations of {cfg.SOLVER.IMS_PER_BATCH} crops",
-            f"an iteration takes {step:.2f} s here: {duration(iterations * step)}{least}",
+            f"an iteration takes {step:.2f} s here: {duration(iterations * step)}{advice}",
         ),
     ]
 

@@ -28,7 +28,9 @@ _MAX_FRAMES = 50
 # Crops are this much larger or smaller than a tile.
 _JITTER = 0.08
 # The quick config's schedule, as shares of its iterations; see configs/quick/rmonet_unet.yaml.
-MAX_ITER, MIN_ITER = 1500, 300
+MAX_ITER, MIN_ITER = 1500, 60
+# Coins had separated after this many; fewer are reported as too few.
+ENOUGH_ITER = 600
 _SCHEDULE = {
     "MODEL.RMONET.VAE_FIRST_ITERS": 100 / 1500,
     "MODEL.REGION_WARMUP.RANDOM_ITERS": 350 / 1500,
