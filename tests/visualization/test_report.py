@@ -125,9 +125,9 @@ def test_figures_of_two_kinds_of_boxes_are_never_in_one_row(tmp_path):
     (run / "shipped").mkdir()
     (run / "shipped" / "eval_results.json").write_text(json.dumps(shipped))
     rows = rows_of(build_report(str(run)))
-    assert rows["AP of proposed boxes"] == ["–", "–", "41.2", "43.5"]
-    assert rows["AP of the masks' boxes".replace("'", "&#39;")] == ["19.9", "0.3", "60.4", "–"]
-    assert "AP of returned boxes" not in rows
+    assert rows["box AP, proposed"] == ["–", "–", "41.2", "43.5"]
+    assert rows["box AP, around masks"] == ["19.9", "0.3", "60.4", "–"]
+    assert "box AP, returned" not in rows
 
 
 @pytest.mark.parametrize(
