@@ -37,6 +37,7 @@ from rmonet_d2.engine.run_summary import only_in_log_file, run_summary
 from rmonet_d2.engine.tracking import build_tracking_writers
 from rmonet_d2.engine.train_loop import SceneTrainer
 from rmonet_d2.evaluation import build_evaluator
+from rmonet_d2.model_zoo import find_config
 from rmonet_d2.solver import build_lr_scheduler, build_optimizer, epochs_to_iterations
 from rmonet_d2.utils.memory import keep_freed_memory
 from rmonet_d2.visualization.writers import PNGWriter
@@ -54,6 +55,9 @@ def setup(args) -> CfgNode:
         MalformedAnnotationsError: the annotations of a test set cannot be used.
         OutputError: the output folder cannot be written.
     """
+    if args.config_file:
+        # default_setup opens the file, too, which may be one of this project's by name.
+        args.config_file = find_config(args.config_file)
     cfg = load_config(args.config_file, args.opts)
     choose_device(cfg)
     check_config(cfg)
