@@ -6,11 +6,17 @@ scores, valid flags, object masks, soft masks and latents of all K components; d
 
 import argparse
 
-from rmonet_d2.cli.options import Parser, add_config_file, add_overrides, positive_int, run_program
+from rmonet_d2.cli.options import (
+    Parser,
+    add_config_file,
+    add_overrides_option,
+    positive_int,
+    run_program,
+)
 
 EXAMPLE = """\
     rmonet export --weights clevr_rmonet_unet_cpu --output output/clevr.onnx \\
-        TEST.AUG.ENABLED False
+        --opts TEST.AUG.ENABLED False
 """
 
 
@@ -39,7 +45,7 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         "--time", action="store_true", help="also measure the speed of the file and of the model"
     )
-    add_overrides(parser)
+    add_overrides_option(parser)
     return parser
 
 

@@ -106,8 +106,8 @@ def _objects_of(item: dict, output: dict, record: dict, min_iou: float) -> list[
     instances = output["instances"].to("cpu")
     size = (record["height"], record["width"])
     annotations = [a for a in record["annotations"] if not a.get("iscrowd", 0)]
-    true = [decode_segmentation(a["segmentation"], size) for a in annotations]
-    true = np.stack(true) if true else np.zeros((0, *size), dtype=bool)
+    masks = [decode_segmentation(a["segmentation"], size) for a in annotations]
+    true = np.stack(masks) if masks else np.zeros((0, *size), dtype=bool)
     found = instances.pred_masks.numpy()
     image = _at_size(item["image"], size)
     latents = output["latents"].float().cpu().numpy()

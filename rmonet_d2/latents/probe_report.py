@@ -13,6 +13,7 @@ from rmonet_d2.latents.probes import FEATURES, PROBES, Score
 from rmonet_d2.utils.tables import table as markdown_table
 
 _COLORS = {"latents": "#1f6fb4", "baseline": "#8a8f98", "shuffled": "#d9a441"}
+_PROBE_TITLES = {"linear": "linear", "mlp": "MLP"}
 _TITLES = {"latents": "latents", "baseline": "mean color and box", "shuffled": "shuffled labels"}
 
 
@@ -32,7 +33,7 @@ def scores_table(scores: list[Score]) -> str:
     """A row per attribute: mean over the folds, and the standard deviation for the latents."""
     by_key = {(s.target, s.probe, s.features): s for s in scores}
     header = ["attribute", "metric", "objects"]
-    header += [f"{probe}: {_TITLES[name]}" for probe in PROBES for name in FEATURES]
+    header += [f"{_PROBE_TITLES[probe]}: {_TITLES[name]}" for probe in PROBES for name in FEATURES]
     rows = []
     for target in dict.fromkeys(s.target for s in scores):
         first = by_key[target, PROBES[0], FEATURES[0]]
@@ -68,11 +69,12 @@ def draw_scores(scores: list[Score], path: str) -> None:
         axes.set_yticks(place, targets if column == 0 else [""] * len(targets))
         axes.invert_yaxis()
         axes.set_xlim(0, 1.02)
-        axes.set_title(f"{probe} probe", fontsize=10, loc="left")
+        axes.set_title(f"{_PROBE_TITLES[probe]} probe", fontsize=10, loc="left")
         axes.set_xlabel("accuracy (classes) or R², 0 where negative", fontsize=9)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    figure.axes[0].legend(fontsize=8, frameon=False, loc="lower right")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=9, frameon=False, ncols=3, loc="outside upper center")
     figure.savefig(path, dpi=110)
 
 

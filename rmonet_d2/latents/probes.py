@@ -23,6 +23,8 @@ from rmonet_d2.latents.targets import Target
 PROBES = ("linear", "mlp")
 FEATURES = ("latents", "shuffled", "baseline")
 HIDDEN = (64,)
+# Some data sets give less than a thousand objects, too few to set some aside for early stopping.
+WEIGHT_DECAY = 0.1
 
 
 @dataclass
@@ -50,9 +52,7 @@ def _estimator(probe: str, is_class: bool, seed: int):
         model = LogisticRegression(max_iter=2000) if is_class else Ridge(alpha=1.0)
     else:
         kind = MLPClassifier if is_class else MLPRegressor
-        model = kind(
-            hidden_layer_sizes=HIDDEN, max_iter=200, early_stopping=True, random_state=seed
-        )
+        model = kind(hidden_layer_sizes=HIDDEN, max_iter=300, alpha=WEIGHT_DECAY, random_state=seed)
     return make_pipeline(StandardScaler(), model)
 
 

@@ -124,7 +124,8 @@ def traverse(
     """(S, 3, H, W): the scene with one latent of one component from its lowest to its highest
     value."""
     latents = scene.latents.repeat(steps, 1, 1)
-    latents[:, component, dim] = torch.linspace(*span[:, dim].tolist(), steps)
+    low, high = span[:, dim].tolist()
+    latents[:, component, dim] = torch.linspace(low, high, steps)
     return render(model, latents)
 
 

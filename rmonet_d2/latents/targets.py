@@ -74,7 +74,7 @@ def _angles(table: ObjectTable, name: str, rows: np.ndarray) -> list[Target]:
         angle = np.array([table.attributes[name][i] for i in of_shape], dtype=float)
         angle *= ANGLES[name] * symmetry
         values = np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        targets.append(Target(f"{name} of a {shape}", of_shape, values))
+        targets.append(Target(f"{name} of {_article(shape)} {shape}", of_shape, values))
     return targets
 
 
@@ -84,3 +84,7 @@ def _can_be_probed(target: Target) -> bool:
     if target.is_class:
         return len(np.unique(target.values)) > 1
     return bool((target.values.std(axis=0) > 1e-9).all())
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[0] in "aeiou" else "a"

@@ -16,7 +16,7 @@ from rmonet_d2.latents.probes import probe_target
 from rmonet_d2.latents.targets import build_targets
 
 
-def known_objects(count=480, mixed=False):
+def known_objects(count=300, mixed=False):
     """Latents that hold x, and the shape as a sign; nothing of "secret"."""
     draw = np.random.default_rng(0)
     x, sign = draw.uniform(0, 1, count), draw.integers(0, 2, count)
@@ -45,18 +45,16 @@ def test_probes_find_what_is_there_and_nothing_else():
     targets = {t.name: t for t in build_targets(table)}
     assert set(targets) == {
         *("shape", "x", "secret"),
-        *("orientation of a square", "orientation of a ellipse"),
+        *("orientation of a square", "orientation of an ellipse"),
     }, "visible does not vary, and no heart is there"
     for name, least in (("shape", 0.98), ("x", 0.85)):
-        scores = {(s.probe, s.features): s.mean for s in probe_target(table, targets[name], 3)}
-        by_chance = 0.65 if name == "shape" else 0.3
+        scores = {(s.probe, s.features): s.mean for s in probe_target(table, targets[name], 2)}
+        by_chance = 0.75 if name == "shape" else 0.3
         for probe in ("linear", "mlp"):
-            # 320 objects are few for an MLP with early stopping.
-            enough = least if probe == "linear" else 0.4
-            assert scores[probe, "latents"] > enough, (name, probe)
+            assert scores[probe, "latents"] > least, (name, probe)
             assert scores[probe, "shuffled"] < by_chance, (name, probe)
             assert scores[probe, "baseline"] < by_chance, (name, probe)
-    secret = {(s.probe, s.features): s.mean for s in probe_target(table, targets["secret"], 3)}
+    secret = {(s.probe, s.features): s.mean for s in probe_target(table, targets["secret"], 2)}
     assert secret["linear", "latents"] < 0.1
 
 
@@ -69,7 +67,7 @@ def test_angles_are_as_symmetric_as_their_shape():
     table.attributes = turned
     again = {t.name: t for t in build_targets(table)}
     np.testing.assert_allclose(again["orientation of a square"].values, square.values, atol=1e-9)
-    ellipse = "orientation of a ellipse"
+    ellipse = "orientation of an ellipse"
     np.testing.assert_allclose(again[ellipse].values, -targets[ellipse].values, atol=1e-9)
 
 
