@@ -38,7 +38,7 @@ def export_weights(checkpoint: str, output: str, half: bool = True) -> None:
 
 def _description(checkpoint: str, content: dict[str, Any]) -> dict[str, Any]:
     """Return the config and the statistics of a checkpoint, if it has them."""
-    kept = {key: content[key] for key in ("config", "statistics") if key in content}
+    kept: dict[str, Any] = {k: content[k] for k in ("config", "statistics") if k in content}
     beside = os.path.join(os.path.dirname(checkpoint), "config.yaml")
     if "config" not in kept and os.path.isfile(beside):
         with open(beside, encoding="utf-8") as file:

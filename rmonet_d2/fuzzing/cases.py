@@ -53,7 +53,7 @@ def _images() -> list[tuple[str, bytes]]:
     alpha = Image.fromarray(rng.integers(0, 256, (20, 28, 4), dtype=np.uint8))
     turned = Image.Exif()
     turned[0x0112] = 6
-    made = [
+    made: list[tuple[Image.Image, str, dict]] = [
         (color, ".png", {}), (alpha, ".png", {}), (deep, ".png", {}),
         (color.quantize(16), ".png", {"transparency": 3}), (color.convert("1"), ".png", {}),
         (color, ".jpg", {"exif": turned}), (color.convert("CMYK"), ".jpg", {}), (color, ".bmp", {}),

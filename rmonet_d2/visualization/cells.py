@@ -45,7 +45,7 @@ def boxes_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
         return picture
     boxes = to_numpy(found.pred_boxes.tensor)
     if found.has("components"):
-        owners = to_numpy(found.components)
+        owners = to_numpy(found.components).tolist()
     else:
         owners = _box_owners(_at_size(boxes, found.image_size, scene), to_numpy(scene.masks))
     labels = None
@@ -57,11 +57,10 @@ def boxes_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
 
 def pseudo_boxes_picture(scene: Decomposition, size: tuple[int, int]) -> np.ndarray:
     """Draw the pseudo boxes, from which the RPN learns, in white."""
-    boxes = scene.pseudo_boxes
     picture = image_picture(scene, size)
-    if boxes is None or len(boxes) == 0:
+    if scene.pseudo_boxes is None or len(scene.pseudo_boxes) == 0:
         return picture
-    boxes = to_numpy(boxes)
+    boxes = to_numpy(scene.pseudo_boxes)
     return draw_boxes(
         picture, boxes, [(255, 255, 255)] * len(boxes), None, _scale(_size(scene), size)
     )

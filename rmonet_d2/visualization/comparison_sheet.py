@@ -51,7 +51,7 @@ def comparison_sheet(scenes: Mapping[str, Sequence[Decomposition]]) -> np.ndarra
     height = 2 * MARGIN + HEADER + number * (block + BETWEEN_SCENES) - BETWEEN_SCENES
     sheet = np.full((height, width, 3), PAPER, np.uint8)
     _header(sheet, list(scenes))
-    images = max(scenes.values(), key=lambda found: found[0].image.shape[-1])
+    images = max(scenes.values(), key=lambda found: found[0]["image"].shape[-1])
     for i in range(number):
         top = MARGIN + HEADER + i * (block + BETWEEN_SCENES)
         _put(sheet, top, 0, image_picture(images[i], (CELL, CELL)))

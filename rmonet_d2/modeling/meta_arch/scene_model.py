@@ -177,14 +177,10 @@ class SceneModel(nn.Module):
                 box_source,
                 self.min_piece_pixels,
             )
-            results.append(
-                Decomposition(
-                    masks=masks[i],
-                    instances=instances,
-                    box_source=box_source,
-                    **{name: generated[name][i] for name in self.test_outputs},
-                )
-            )
+            result = Decomposition(masks[i], instances, box_source)
+            for name in self.test_outputs:
+                setattr(result, name, generated[name][i])
+            results.append(result)
         return results
 
     @torch.no_grad()
