@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 
 from rmonet_d2.utils.errors import UserError
+from rmonet_d2.utils.temporary_files import use_own_temporary_folder
 from rmonet_d2.utils.threads import set_up_threads
 
 INTERRUPTED = 130
@@ -127,6 +128,7 @@ def run_program(
     """
     expected: tuple[type[Exception], ...] = (UserError, *errors)
     set_up_threads()
+    use_own_temporary_folder()
     try:
         return work(args) or 0
     except expected as error:

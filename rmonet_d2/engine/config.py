@@ -110,12 +110,12 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         ConfigError: a value is invalid; the message names the key, its value and the valid values.
     """
+    check_values(cfg)
     if cfg.MODEL.SCENE.NUM_COMPONENTS < 2:
         raise ConfigError(
             f"MODEL.SCENE.NUM_COMPONENTS (K) is {cfg.MODEL.SCENE.NUM_COMPONENTS}: it must be at "
             "least 2, one foreground component and the background."
         )
-    check_values(cfg)
     try:
         check_image_size(cfg.INPUT.IMAGE_SIZE)
     except ValueError as error:

@@ -35,7 +35,6 @@ _RANGES: dict[str, tuple[float, float]] = {
     "TEST.MAX_IMAGES": (0, 2**40),
     "TEST.DETECTIONS_PER_IMAGE": (1, 1_000_000),
     "DATALOADER.NUM_WORKERS": (0, 1024),
-    "MODEL.SCENE.NUM_COMPONENTS": (2, 4096),
     "VIS_PERIOD": (0, 2**40),
 }
 MAX_IMAGE_SIDE = 8192
@@ -71,6 +70,8 @@ def _check_node(node: CfgNode, defaults: CfgNode | None, prefix: str) -> None:
     for name, value in node.items():
         key = f"{prefix}{name}"
         default = defaults.get(name) if isinstance(defaults, CfgNode) else None
+        if value is None and default is not None:
+            raise ConfigError(f"{key} has no value: its default is {_short(default)}.")
         if isinstance(value, CfgNode):
             _check_node(value, default, f"{key}.")
         elif key in _RANGES:
@@ -88,6 +89,8 @@ def _check_range(key: str, value: Any) -> None:
 def _check_leaf(key: str, value: Any, default: Any) -> None:
     if isinstance(value, float) and math.isnan(value):
         raise ConfigError(f"{key} is nan: it must be a number.")
+    if isinstance(value, str) and any(ord(character) < 32 for character in value):
+        raise ConfigError(f"{key} is {_short(value)}: it holds a control character.")
     is_size = isinstance(value, int) and not isinstance(value, bool)
     if is_size and key.startswith("MODEL.") and not key.endswith(("_ITERS", "_ITER")):
         if abs(value) > _MAX_SIZE:

@@ -1,14 +1,14 @@
 """A stock Detectron2 detector as the student of a discovery.
 
-The model, its config, the mapper, the trainer and the checkpoints are Detectron2's own. This file
-registers the labels and the test scenes, and evaluates with the evaluator of this project, so that
-the student's AP stands beside the teacher's.
+The model, its config, the mapper and the trainer are Detectron2's own. This file registers the
+labels and the test scenes, and evaluates with the evaluator of this project, so that the student's
+AP stands beside the teacher's. Checkpoints are read and written as those of this project's models.
 """
 
 import json
 import os
+import weakref
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import (
     DatasetCatalog,
@@ -21,6 +21,7 @@ from detectron2.engine import DefaultTrainer, default_setup
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator
 
+from rmonet_d2.checkpoint import SafeCheckpointer
 from rmonet_d2.data import require_dataset, unlabelled_dicts
 from rmonet_d2.engine.config import choose_device
 from rmonet_d2.engine.config_file import read_config_file
@@ -118,6 +119,10 @@ class StudentTrainer(DefaultTrainer):
         return ObjectCOCOEvaluator(dataset_name, output_dir=folder)
 
     def build_hooks(self):
+        # Before the hooks, which keep it.
+        self.checkpointer = SafeCheckpointer(
+            self._trainer.model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
         hooks = super().build_hooks()
         # `train_student` evaluates once, after the last checkpoint.
         is_wanted = self.cfg.TEST.EVAL_PERIOD > 0
@@ -139,7 +144,7 @@ def train_student(cfg: CfgNode, args, eval_only: bool, resume: bool) -> dict:
     default_setup(cfg, args)
     if eval_only:
         model = StudentTrainer.build_model(cfg)
-        checkpointer = DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
+        checkpointer = SafeCheckpointer(model, save_dir=cfg.OUTPUT_DIR)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     else:
         trainer = StudentTrainer(cfg)

@@ -150,3 +150,17 @@ def test_an_address_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match=f'MODEL.WEIGHTS is "{address}"') as caught:
             SafeCheckpointer(nn.Linear(1, 1)).load(address)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["evil.pkl", "evil.pth", "model_final.pth"])
+def test_what_the_pointer_names_runs_no_code(run, name):
+    import pickle
+
+    class MakesFolder:
+        def __reduce__(self):
+            return __import__("os").mkdir, (str(run / "ran"),)
+
+    (run / name).write_bytes(pickle.dumps({"model": MakesFolder(), "trainer": {}}))
+    (run / "last_checkpoint").write_text(name)
+    assert resumed(run) == (29 if name == "model_final.pth" else 99)
+    assert not (run / "ran").exists()
