@@ -124,9 +124,10 @@ def draw_scenes(outcomes: list[Outcome], args) -> None:
         choose_device(cfg)
         cfg.freeze()
         model = load_model(cfg, str(folder / "model_final.pth"))
-        records = select_records(unlabelled_dicts(
-            cfg.DATASETS.TEST[0], outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT
-        ), args.num_scenes)
+        records = select_records(
+            unlabelled_dicts(cfg.DATASETS.TEST[0], outside=cfg.INPUT.OUTSIDE_IMAGE_ROOT),
+            args.num_scenes,
+        )
         scenes[outcome.system.title] = decompose(cfg, model, records)
     Image.fromarray(comparison_sheet(scenes)).save(Path(args.output) / "scenes.png")
 
