@@ -19,6 +19,7 @@ _DISK = {
     errno.EIO,
     errno.ENOTDIR,
     errno.EISDIR,
+    errno.EEXIST,
     errno.ESTALE,
 }
 _WORKER_DIED = "DataLoader worker"

@@ -151,3 +151,20 @@ def test_good_is_only_said_of_a_checkpoint_that_was_checked(make_trainer):
     weight.register_hook(lambda gradient: gradient * float("nan"))
     with pytest.raises(NonFiniteLossError, match="No checkpoint has been written yet"):
         trainer.train()
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_an_output_folder_that_cannot_be_made_is_one_line(tmp_path, below):
+    from argparse import Namespace
+
+    from PIL import Image
+
+    from rmonet_d2.engine import setup
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("")
+    output = str(tmp_path / "file" / below)
+    opts = ["DATASETS.TRAIN", (f"folder:{tmp_path}",), "DATASETS.TEST", (), "OUTPUT_DIR", output]
+    args = Namespace(config_file="", opts=opts, eval_only=False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        setup(args)
