@@ -128,7 +128,8 @@ def test_only_the_outputs_that_are_asked_for_are_made(small_cfg, outputs, monkey
     for a, b in zip(expected, found, strict=True):
         assert set(b) == {"instances", "masks", "box_source", *outputs}
         for name in ("masks", *outputs):
-            assert torch.equal(a[name], b[name]), name
+            # Windows decode the same up to rounding.
+            torch.testing.assert_close(a[name], b[name], rtol=1e-5, atol=1e-6)
         assert torch.equal(a["instances"].pred_boxes.tensor, b["instances"].pred_boxes.tensor)
 
 
