@@ -7,8 +7,9 @@ from pathlib import Path
 
 # What decides how long a thread spins. A user who sets any of these keeps the choice.
 WAIT_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-# libgomp: rounds of the waiting loop, some ten microseconds. libiomp: milliseconds.
-_SHORT_SPINS = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "0"}
+# libgomp: rounds of the waiting loop, of which the default is 300,000. libiomp: milliseconds, of
+# which the default is 200.
+_SHORT_SPINS = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
 THREADS = "OMP_NUM_THREADS"
 # Holds the number that a program of this project chose, so that one that it starts chooses anew.
 CHOSEN = "RMONET_D2_CHOSEN_THREADS"
