@@ -19,7 +19,7 @@ from rmonet_d2.discovery.report import write_report
 from rmonet_d2.discovery.run import Job, Wanted
 from rmonet_d2.discovery.tables import write_tables
 from rmonet_d2.model_zoo import find_weights
-from rmonet_d2.utils.errors import InputError
+from rmonet_d2.utils.errors import InputError, UserError
 from rmonet_d2.utils.memory import keep_freed_memory
 
 # Files that are named on the screen.
@@ -35,6 +35,18 @@ def discover(args: argparse.Namespace) -> None:
         UserError: an input or option cannot be used.
         KeyboardInterrupt: what is finished has been written.
     """
+    try:
+        _discover(args)
+    except UserError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"--output {printable(args.output)} cannot be written: {error.strerror or error}. What "
+            "is finished is kept; the same command goes on."
+        ) from error
+
+
+def _discover(args: argparse.Namespace) -> None:
     if not 0 <= args.min_score <= 1:
         raise InputError(f"--min-score is {args.min_score}: it must be between 0 and 1.")
     check_output(args.output)

@@ -1,5 +1,6 @@
 """Training on the user's images: crops at the working scale, and the time that there is."""
 
+import logging
 import math
 import os
 import time
@@ -11,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.events import EventStorage, get_event_storage
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, get_event_storage
 from PIL import Image
 
 from rmonet_d2.checkpoint.files import read_weights, write_checkpoint
@@ -166,7 +167,8 @@ class _Trainer(Trainer):
     """The ordinary trainer, without its lines on the screen."""
 
     def build_writers(self):
-        return super().build_writers()[1:]
+        writers = super().build_writers()
+        return [one for one in writers if not isinstance(one, CommonMetricPrinter)]
 
 
 def train(cfg: CfgNode, show: Callable[[int, str], None]) -> str:
@@ -183,6 +185,8 @@ def train(cfg: CfgNode, show: Callable[[int, str], None]) -> str:
         KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    # Its advice after Ctrl-C is about `rmonet train`.
+    logging.getLogger("rmonet_d2.engine.hooks").setLevel(logging.ERROR)
     seed_all_rng(max(cfg.SEED, 0))
     trainer = _Trainer(cfg)
     trainer.register_hooks([_Show(show)])

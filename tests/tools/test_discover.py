@@ -1,6 +1,8 @@
 import csv
+import errno
 import importlib.util
 import json
+import os
 import re
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pycocotools.coco import COCO
 from scene_fakes import register_scenes, square_scene
 
 from rmonet_d2 import Discoverer
+from rmonet_d2.discovery import pictures
 
 TOOLS = Path(__file__).parents[2] / "tools"
 SQUARES = {
@@ -159,6 +162,24 @@ def test_the_same_command_goes_on_and_changed_files_are_done_again(work, monkeyp
     assert len(seen) == 5
     discover(work, "--min-score", "0.1")
     assert len(seen) == 8
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(work, capsys, monkeypatch):
+    save, saved = pictures.save, []
+
+    def full(picture, path):
+        if len(saved) == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        saved.append(path)
+        save(picture, path)
+
+    monkeypatch.setattr(pictures, "save", full)
+    assert run_discover(work) == 1
+    assert "cannot be written: No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(pictures, "save", save)
+    done = (work / "out" / "progress.jsonl").read_text().count("\n") - 1
+    assert done == 2
+    assert len(json.loads((discover(work) / "coco_annotations.json").read_text())["images"]) == 3
 
 
 def test_an_output_folder_inside_the_input_is_not_read(work):
