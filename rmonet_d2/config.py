@@ -67,7 +67,8 @@ def _add_input(cfg: CN) -> None:
     cfg.INPUT.VALUE_RANGE = []
     # RGB color behind the transparent pixels of images with an alpha channel.
     cfg.INPUT.ALPHA_BACKGROUND = [255, 255, 255]
-    # Detectron2's own mapper and predictor leave the size to the model, which resizes to IMAGE_SIZE.
+    # Detectron2's own mapper and predictor leave the size to the model, which resizes images to
+    # INPUT.IMAGE_SIZE.
     cfg.INPUT.MIN_SIZE_TRAIN = (0,)
     cfg.INPUT.MIN_SIZE_TEST = 0
     cfg.INPUT.RANDOM_FLIP = "none"
