@@ -4,9 +4,12 @@ import json
 
 import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from PIL import Image
 from pycocotools import mask as coco_mask
+from small_model import ROOT
 
 from rmonet_d2.cli.main import main
 from rmonet_d2.selftrain.labels import Limits, make_labels, without_duplicates
@@ -112,3 +115,14 @@ def test_relabel_then_train_a_stock_detector(tmp_path, registered, capsys):
 def test_a_student_without_labels_is_one_clear_error(capsys):
     assert main(["student", "--test", "multi_dsprites_test"]) == 1
     assert "--labels is missing" in capsys.readouterr().err
+
+
+def test_the_config_is_detectron2s_alone():
+    """Detectron2 loads it without a key of this project, and builds its own model."""
+    cfg = get_cfg()
+    cfg.merge_from_file(str(ROOT / "configs" / "selftrain_mask_rcnn.yaml"))
+    cfg.MODEL.DEVICE = "cpu"
+    model = build_model(cfg)
+    assert type(model).__module__.startswith("detectron2.")
+    assert type(model.roi_heads.mask_head).__module__.startswith("detectron2.")
+    assert all(parameter.requires_grad for parameter in model.parameters())
