@@ -78,6 +78,8 @@ setup(
         "torchvision>=0.18",  # tested: 0.26.0; each torchvision works with one torch only
         "numpy>=1.24",  # tested: 2.2, 2.4
         "scikit-image>=0.22",  # tested: 0.25, 0.26
+        "scipy>=1.10",
+        "tifffile>=2022.8.12",
         "pillow>=9.1",  # tested: 12, 13
         "pycocotools>=2.0.7",
         "matplotlib>=3.7",
