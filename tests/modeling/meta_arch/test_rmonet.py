@@ -248,10 +248,10 @@ def test_bad_values_name_the_key(small_cfg, key):
         build_model(small_cfg(key, "nonsense"))
 
 
-def test_another_image_size_names_the_file(small_cfg):
+def test_an_image_without_three_channels_names_the_file(small_cfg):
     model = build_model(small_cfg()).eval()
-    inputs = [{"image": torch.zeros(3, 96, 64, dtype=torch.uint8), "file_name": "scene.png"}]
-    with pytest.raises(ValueError, match=r"scene\.png.*INPUT\.IMAGE_SIZE"):
+    inputs = [{"image": torch.zeros(1, 64, 64, dtype=torch.uint8), "file_name": "scene.png"}]
+    with pytest.raises(ValueError, match=r"scene\.png.*\(3, H, W\)"):
         model(inputs)
 
 
