@@ -1,6 +1,8 @@
 """Traversals and edited scenes of a decoder whose latents mean something."""
 
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from rmonet_d2.latents import pictures, scenes
 from rmonet_d2.utils.errors import ConfigError, InputError
 
 SIZE = 16
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 class Squares(torch.nn.Module):
@@ -113,3 +116,24 @@ def test_the_strip_of_a_slider_holds_its_frames(model):
         pictures.grid([[pictures.to_pixels(f) for f in frames]])[0, :, 0],
         [0, 0, 255, 255, 255, 255],
     )
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no headless browser")
+def test_a_slider_moves_its_frames_in_a_browser(model, tmp_path):
+    found = scene((2, 2, 0.9))
+    span = torch.tensor([[2.0, 0, 0, 1], [8.0, 9, 1, 1]])
+    frames = scenes.traverse(model, found, 0, 0, span, steps=5)
+    rows = [pictures.Traversal(0, 2.0, 8.0, 2.0, frames)]
+    page = tmp_path / "a.html"
+    pictures.write_page(str(page), "title", found.image, rows, {})
+    moved = (
+        "<script>const s = document.querySelector('input'); s.value = 3;"
+        "s.dispatchEvent(new Event('input'))</script></body>"
+    )
+    (tmp_path / "moved.html").write_text(page.read_text().replace("</body>", moved))
+    for name, position, value in (("a.html", "0%", "2.00"), ("moved.html", "75%", "6.50")):
+        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        command += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / name).as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert f"background-position: {position}" in done.stdout
+        assert f"<output>{value}</output>" in done.stdout
