@@ -87,7 +87,7 @@ def _train(args, inputs: Inputs, start_from: str, progress: Progress) -> tuple[s
     )
     print("chosen, because of what the images look like:", *plan.choices, sep="\n  ")
     progress.number = 0
-    return train_weights(plan, args.output, progress), plan.choices
+    return train_weights(plan, args.output, progress, args.time), plan.choices
 
 
 def _discoverer(args, weights: str) -> Discoverer:

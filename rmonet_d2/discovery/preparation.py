@@ -23,6 +23,8 @@ BASE_CONFIG = "quick/rmonet_unet.yaml"
 WEIGHTS_FILE = "weights.pth"
 TRAINING_FOLDER = "training"
 _CHOICES = "choices.json"
+# Training ends early where it takes longer than planned by this factor.
+_PATIENCE = 1.25
 
 
 @dataclass
@@ -135,8 +137,11 @@ def _machine_choices(cfg: CfgNode, step: float) -> list[Choice]:
     ]
 
 
-def train_weights(plan: TrainingPlan, output: str, progress: Progress) -> str:
+def train_weights(plan: TrainingPlan, output: str, progress: Progress, seconds: float = 0) -> str:
     """Train by a plan; returns the file of the weights, which carry their config.
+
+    Args:
+        seconds: the time that the plan was made for; 0 for no limit.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; the same call goes on.
@@ -144,7 +149,7 @@ def train_weights(plan: TrainingPlan, output: str, progress: Progress) -> str:
     cfg = plan.cfg
     cfg.freeze()
     progress.next(cfg.SOLVER.MAX_ITER)
-    checkpoint = training.train(cfg, progress.update)
+    checkpoint = training.train(cfg, progress.update, _PATIENCE * seconds)
     crops = os.path.join(cfg.OUTPUT_DIR, "crops")
     loaded = load_weights(
         checkpoint, os.path.join(output, "config.yaml"), ["TEST.OUTPUTS", "['reconstruction']"]

@@ -5,6 +5,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -163,6 +164,23 @@ class _Show(HookBase):
         self.show(self.trainer.iter + 1, figure)
 
 
+class _TimeIsUp(BaseException):
+    """Ends training; no error that Detectron2's loop would log."""
+
+
+class _StopInTime(HookBase):
+    """Ends training with a checkpoint where the machine has become much slower than measured."""
+
+    def __init__(self, seconds: float):
+        self.deadline = time.monotonic() + seconds
+
+    def after_step(self):
+        iteration = self.trainer.iter
+        if time.monotonic() > self.deadline and iteration + 1 < self.trainer.max_iter:
+            self.trainer.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+            raise _TimeIsUp
+
+
 class _Trainer(Trainer):
     """The ordinary trainer, without its lines on the screen."""
 
@@ -171,12 +189,13 @@ class _Trainer(Trainer):
         return [one for one in writers if not isinstance(one, CommonMetricPrinter)]
 
 
-def train(cfg: CfgNode, show: Callable[[int, str], None]) -> str:
+def train(cfg: CfgNode, show: Callable[[int, str], None], seconds: float = 0) -> str:
     """Train, or go on where an interrupted training stopped.
 
     Args:
         cfg: frozen; OUTPUT_DIR gets checkpoints and metrics.
         show: called after each step with (steps done, a figure in words).
+        seconds: end training after this time; 0 for no limit.
 
     Returns:
         The last checkpoint.
@@ -192,7 +211,10 @@ def train(cfg: CfgNode, show: Callable[[int, str], None]) -> str:
     trainer.register_hooks([_Show(show)])
     trainer.resume_or_load(resume=True)
     if trainer.start_iter < trainer.max_iter:
-        trainer.train()
+        if seconds > 0:
+            trainer.register_hooks([_StopInTime(seconds)])
+        with suppress(_TimeIsUp):
+            trainer.train()
     return trainer.checkpointer.get_checkpoint_file()
 
 

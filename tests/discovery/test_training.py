@@ -93,6 +93,15 @@ def test_an_interrupted_training_goes_on(photos, monkeypatch):
     assert steps == [2] and (out / "weights.pth").exists()
 
 
+def test_training_ends_in_time_on_a_machine_that_became_slow(photos, monkeypatch, capsys):
+    steps = []
+    monkeypatch.setattr(training._Show, "after_step", lambda self: steps.append(self.trainer.iter))
+    monkeypatch.setattr(training, "measure_step", lambda cfg: 1e-4)
+    assert run(photos, "--time", "0.001s") == 0
+    assert steps == [0] and (photos.parent / "out" / "weights.pth").exists()
+    assert "Traceback" not in capsys.readouterr().err
+
+
 def test_crops_have_the_scale_of_a_tile(photos, tmp_path):
     cfg = load_config("", ["DISCOVERY.TILE", "60.0", "DISCOVERY.GRAY", "True"])
     files = [str(path) for path in sorted(photos.iterdir())]
