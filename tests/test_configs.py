@@ -8,6 +8,7 @@ import yaml
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from rmonet_d2.config_compat import RENAMED_KEYS
 from rmonet_d2.engine import load_config
 from rmonet_d2.solver.build import build_lr_scheduler, build_optimizer
 from rmonet_d2.utils.precision import training_autocast
@@ -364,9 +365,11 @@ def test_the_old_path_of_a_config_works_and_names_the_new_one(old, new, caplog):
 def test_a_config_of_an_earlier_version_loads_with_one_warning(tmp_path, caplog):
     current = load_config(str(FOLDER / "clevr_rmonet_unet_cpu.yaml"))
     tree = yaml.safe_load(current.dump())
-    moved = {name: tree["MODEL"]["SCENE"].pop(name) for name in list(tree["MODEL"]["SCENE"])}
-    assert moved["NUM_COMPONENTS"] == 7
-    del tree["MODEL"]["SCENE"]
+    scene = tree["MODEL"]["SCENE"]
+    # Keys that are newer than the move stay.
+    old = [name for name in scene if f"MODEL.RMONET.{name}" in RENAMED_KEYS]
+    moved = {name: scene.pop(name) for name in old}
+    assert moved["NUM_COMPONENTS"] == 7 and len(moved) == len(RENAMED_KEYS)
     tree["MODEL"]["RMONET"] |= moved
     (tmp_path / "config.yaml").write_text(yaml.dump(tree))
     loaded = load_config(str(tmp_path / "config.yaml"))
