@@ -23,8 +23,6 @@ BASE_CONFIG = "quick/rmonet_unet.yaml"
 WEIGHTS_FILE = "weights.pth"
 TRAINING_FOLDER = "training"
 _CHOICES = "choices.json"
-# Training ends early where it takes longer than planned by this factor.
-_PATIENCE = 1.25
 
 
 @dataclass
@@ -149,7 +147,7 @@ def train_weights(plan: TrainingPlan, output: str, progress: Progress, seconds: 
     cfg = plan.cfg
     cfg.freeze()
     progress.next(cfg.SOLVER.MAX_ITER)
-    checkpoint = training.train(cfg, progress.update, _PATIENCE * seconds)
+    checkpoint = training.train(cfg, progress.update, seconds)
     crops = os.path.join(cfg.OUTPUT_DIR, "crops")
     loaded = load_weights(
         checkpoint, os.path.join(output, "config.yaml"), ["TEST.OUTPUTS", "['reconstruction']"]

@@ -169,7 +169,7 @@ class _TimeIsUp(BaseException):
 
 
 class _StopInTime(HookBase):
-    """Ends training with a checkpoint where the machine has become much slower than measured."""
+    """Ends training with a checkpoint where the machine has become slower than measured."""
 
     def __init__(self, seconds: float):
         self.deadline = time.monotonic() + seconds
