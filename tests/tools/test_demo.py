@@ -84,6 +84,16 @@ def test_the_schedule_fits_the_time(monkeypatch):
         assert 1 <= cfg.TEST.EVAL_PERIOD <= 500
 
 
+def test_the_speed_is_measured_on_this_machine(tmp_path):
+    path = tmp_path / "new" / "schedule.json"
+    # Without MODEL.DEVICE, as the demo calls it: a GPU only where there is one.
+    small = [str(v) for v in SMALL[2:]] + ["SOLVER.IMS_PER_BATCH", "2", "SOLVER.MAX_ITER", "9"]
+    assert schedule.main([str(path), CONFIG, "1e6", *small]) == 0
+    found = json.loads(path.read_text())
+    assert found["seconds_per_iteration"] > 0 and found["iterations"] == 9
+    assert schedule.main([str(path), CONFIG, "1", "MODEL.NOPE", "1"]) == 1
+
+
 def test_the_choice_is_kept_and_printed(tmp_path, capsys):
     args = build_parser().parse_args(["--output", str(tmp_path)])
     choice = {"seconds_per_iteration": 2.0, "iterations": 270, "wanted": 1500}
