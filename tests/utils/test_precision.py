@@ -68,4 +68,4 @@ def test_step_and_its_warning(cpu_is, caplog, capability, dtype):
     assert model.dtype is getattr(torch, dtype)
     warned = [r.getMessage() for r in caplog.records if "SOLVER.AMP" in r.getMessage()]
     assert len(warned) == (capability == "AVX2")
-    assert all("Training in float32" in message for message in warned)
+    assert all("training uses float32" in message for message in warned)
