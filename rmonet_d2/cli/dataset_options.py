@@ -1,7 +1,9 @@
 """Options shared by all programs that make data sets."""
 
 import argparse
+import functools
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rmonet_d2.cli.options import Parser, positive_int
@@ -58,3 +60,41 @@ def add_range(parser: argparse.ArgumentParser, what: str, least: int, most: int)
             default=value,
             help=f"{word} number of {what} per scene",
         )
+
+
+def make_splits(
+    args: argparse.Namespace,
+    folder: str,
+    counts: dict[str, int],
+    settings,
+    info: dict,
+    categories: list[dict],
+    make_chunk: Callable,
+) -> None:
+    """Make the splits of a data set that are not made yet.
+
+    Args:
+        args: the options of :class:`DatasetParser`.
+        folder: the data set's folder in ``--output``.
+        counts: number of scenes of each split; a split of 0 scenes is left out.
+        settings: what the scenes look like; ``size`` is the side of their images in pixels.
+        info: the ``info`` of the annotation files.
+        categories: COCO categories.
+        make_chunk: (settings, split, start, stop) -> images, COCO images, COCO annotations; a
+            function that worker processes can import.
+    """
+    from rmonet_d2.datasets.build.job import PackedJob, run_job
+
+    for split, count in counts.items():
+        if count:
+            job = PackedJob(
+                folder=args.output.expanduser() / folder,
+                name=split,
+                count=count,
+                image_shape=(settings.size, settings.size),
+                info=info,
+                categories=categories,
+                make_chunk=functools.partial(make_chunk, settings, split),
+                chunk=args.chunk,
+            )
+            run_job(job, args.workers, args.overwrite)

@@ -5,12 +5,11 @@ command is given again.
 """
 
 import argparse
-import functools
 from pathlib import Path
 
 import numpy as np
 
-from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range, make_splits
 from rmonet_d2.cli.options import natural_int, run_program
 from rmonet_d2.datasets.generate.multi_dsprites import (
     CATEGORIES,
@@ -114,8 +113,6 @@ def convert(args: argparse.Namespace) -> None:
 
 def generate(args: argparse.Namespace) -> None:
     """Draw scenes."""
-    from rmonet_d2.datasets.build.job import PackedJob, run_job
-
     settings = SceneSettings(
         size=args.size,
         seed=args.seed,
@@ -125,19 +122,8 @@ def generate(args: argparse.Namespace) -> None:
         hard_edges=args.hard_edges,
         rgb_share=args.rgb_share,
     )
-    for split, count in (("train", args.num_train), ("test", args.num_test)):
-        if count:
-            job = PackedJob(
-                folder=args.output.expanduser() / "multi_dsprites",
-                name=split,
-                count=count,
-                image_shape=(settings.size, settings.size),
-                info=settings.info(),
-                categories=CATEGORIES,
-                make_chunk=functools.partial(make_chunk, settings, split),
-                chunk=args.chunk,
-            )
-            run_job(job, args.workers, args.overwrite)
+    counts = {"train": args.num_train, "test": args.num_test}
+    make_splits(args, "multi_dsprites", counts, settings, settings.info(), CATEGORIES, make_chunk)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

@@ -5,9 +5,8 @@ when the same command is given again.
 """
 
 import argparse
-import functools
 
-from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range, make_splits
 from rmonet_d2.cli.options import natural_int, run_program
 from rmonet_d2.datasets.generate.clevr_scenes import SceneSettings
 
@@ -58,7 +57,6 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Render both splits."""
-    from rmonet_d2.datasets.build.job import PackedJob, run_job
     from rmonet_d2.datasets.generate.clevr_blender import import_bpy
     from rmonet_d2.datasets.generate.clevr_render import CATEGORIES
 
@@ -72,19 +70,9 @@ def run(args: argparse.Namespace) -> None:
     )
     if args.num_test is None:
         args.num_test = min(MAX_DEFAULT_TEST, args.num // 20)
-    for split, count in (("train", args.num), ("test", args.num_test)):
-        if count:
-            job = PackedJob(
-                folder=args.output.expanduser() / "clevr",
-                name=split,
-                count=count,
-                image_shape=(settings.size, settings.size),
-                info={**settings.info(), "blender": import_bpy().app.version_string},
-                categories=CATEGORIES,
-                make_chunk=functools.partial(make_chunk, settings, split),
-                chunk=args.chunk,
-            )
-            run_job(job, args.workers, args.overwrite)
+    counts = {"train": args.num, "test": args.num_test}
+    info = {**settings.info(), "blender": import_bpy().app.version_string}
+    make_splits(args, "clevr", counts, settings, info, CATEGORIES, make_chunk)
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

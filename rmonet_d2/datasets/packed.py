@@ -25,8 +25,9 @@ _NAME = re.compile(r"^(?P<file>.+\.npy)/(?P<index>\d+)(\.\w+)?$")
 _BAD_HEADER = (ValueError, KeyError, TypeError, EOFError, SyntaxError, tokenize.TokenError)
 # File name -> command that makes the file, for error messages.
 _RECIPES: dict[str, str] = {}
+_Stamp = tuple[int, int, int] | None
 # Memory maps by process and file, so that a forked worker opens its own.
-_MAPS: dict[tuple[int, str], np.ndarray] = {}
+_MAPS: dict[tuple[int, str], tuple[_Stamp, np.ndarray]] = {}
 
 
 class PackedImageError(UserError, RuntimeError):
@@ -93,6 +94,15 @@ def _parse(file_name: str) -> tuple[str, int]:
     return match["file"], int(match["index"])
 
 
+def _stamp(images_file: str) -> _Stamp:
+    """What tells a file from one that has replaced it; None for a file that is not there."""
+    try:
+        status = os.stat(images_file)
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def read_packed(file_name: str) -> np.ndarray:
     """Read one image, without any decoding.
 
@@ -108,19 +118,15 @@ def read_packed(file_name: str) -> np.ndarray:
     """
     images_file, index = _parse(file_name)
     key = (os.getpid(), images_file)
-    images = _MAPS.get(key)
-    if images is None:
-        images = _MAPS[key] = open_packed(images_file)
+    stamp = _stamp(images_file)
+    cached = _MAPS.get(key)
+    # A map outlives its file, so a file that is gone is still read.
+    if cached is None or stamp not in (None, cached[0]):
+        cached = _MAPS[key] = stamp, open_packed(images_file)
+    images = cached[1]
     if index >= len(images):
         raise _error(images_file, f"there is no image {index}; the file has {len(images):,} images")
     return images[index]
-
-
-def forget_packed(images_file: str | os.PathLike | None = None) -> None:
-    """Drop the cached memory map of a file, or of all files; necessary after replacing a file."""
-    wanted = None if images_file is None else os.path.abspath(images_file)
-    for key in [k for k in _MAPS if wanted in (None, os.path.abspath(k[1]))]:
-        del _MAPS[key]
 
 
 class PackedPathHandler(PathHandler):

@@ -12,7 +12,6 @@ from detectron2.utils.file_io import PathManager
 from rmonet_d2.datasets.packed import (
     PackedImageError,
     PackedWriter,
-    forget_packed,
     open_packed,
     read_packed,
     register_packed_handler,
@@ -145,13 +144,12 @@ def test_missing_numbers_and_odd_names(images_file):
             read_packed(name)
 
 
-def test_a_replaced_file_is_read_after_forgetting(tmp_path):
+def test_a_replaced_file_is_read_anew(tmp_path):
     path = tmp_path / "a.npy"
     name = f"packed://{path}/0.png"
     for value in (1, 2):
         np.save(tmp_path / "new.npy", np.full((1, 2, 2, 3), value, np.uint8))
         os.replace(tmp_path / "new.npy", path)
-        forget_packed(path)
         assert read_packed(name)[0, 0, 0] == value
 
 
