@@ -31,6 +31,12 @@ _RANGES: dict[str, tuple[float, float]] = {
     "SOLVER.CHECKPOINT_KEEP": (0, 2**40),
     "SOLVER.ACCUMULATE_PARTS": (1, 1_000_000),
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": (1e-30, 1e30),
+    "MODEL.SCENE.SIGMA_BG": (1e-6, 1e6),
+    "MODEL.SCENE.SIGMA_FG": (1e-6, 1e6),
+    "MODEL.IODINE.SIGMA": (1e-6, 1e6),
+    "MODEL.REGION_WARMUP.MIN_SIDE": (0.01, 1),
+    "MODEL.REGION_WARMUP.MAX_SIDE": (0.01, 1),
+    "MODEL.ROI_MASK_HEAD.EXPAND_RATIO": (0, 10),
     "TEST.EVAL_PERIOD": (0, 2**40),
     "TEST.MAX_IMAGES": (0, 2**40),
     "TEST.DETECTIONS_PER_IMAGE": (1, 1_000_000),
@@ -58,6 +64,12 @@ def check_values(cfg: CfgNode) -> None:
     """
     _check_node(cfg, _defaults(), "")
     _check_device(cfg.MODEL.DEVICE)
+    sides = cfg.MODEL.REGION_WARMUP
+    if sides.MIN_SIDE > sides.MAX_SIDE:
+        raise ConfigError(
+            f"MODEL.REGION_WARMUP.MIN_SIDE is {sides.MIN_SIDE}: it must be at most MAX_SIDE, "
+            f"{sides.MAX_SIDE}."
+        )
     if max(cfg.INPUT.IMAGE_SIZE, default=0) > MAX_IMAGE_SIDE:
         raise ConfigError(
             f"INPUT.IMAGE_SIZE is {list(cfg.INPUT.IMAGE_SIZE)}: at most {MAX_IMAGE_SIDE} pixels "

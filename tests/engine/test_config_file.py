@@ -122,6 +122,10 @@ def test_a_base_is_overridden_key_by_key(write):
         ("MODEL.ANCHOR_GENERATOR.SIZES", [["a"]]),
         ("DATALOADER.NUM_WORKERS", -1),
         ("SEED", 10**30),
+        ("MODEL.SCENE.SIGMA_FG", 0.0),
+        ("MODEL.SCENE.SIGMA_BG", -1.0),
+        ("MODEL.REGION_WARMUP.MAX_SIDE", 1.5),
+        ("MODEL.REGION_WARMUP.MIN_SIDE", 0.7),
     ],
 )
 def test_values_that_cannot_be_used_name_their_key(key, value):
