@@ -1,6 +1,8 @@
 """Shared by all tests: one seed, two threads, small configs and models."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,6 +19,11 @@ from small_model import ROOT, SMALL
 
 from rmonet_d2.data import register_multi_dsprites
 from rmonet_d2.engine import load_config
+
+# A shell that starts the tests in the background has SIGINT ignored, which programs inherit: those
+# that the tests interrupt would not stop.
+with contextlib.suppress(ValueError):  # not in the main thread
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROGRAM = ROOT / "datasets" / "prepare_multi_dsprites.py"
 

@@ -150,14 +150,14 @@ def set_schedule(cfg: CfgNode, seconds: float, step: float) -> None:
 
 
 class _Show(HookBase):
-    """Reports progress, with the mean number of pseudo boxes as objects per crop."""
+    """Reports progress, with the mean number of objects per crop."""
 
     def __init__(self, show: Callable[[int, str], None]):
         self.show = show
         self.objects = 0.0
 
     def after_step(self):
-        latest = get_event_storage().latest().get("rmonet/pseudo_boxes")
+        latest = get_event_storage().latest().get("rmonet/objects")
         if latest is not None:
             self.objects += 0.05 * (latest[0] - self.objects)
         figure = f"about {self.objects:.1f} objects per tile so far" if self.objects > 0.5 else ""

@@ -210,6 +210,14 @@ class MixtureModel(SceneModel):
         return self.decompositions(batched_inputs, masks, scores, generated, boxes, box_source)
 
     def log_foreground(self, log_masks: torch.Tensor) -> None:
-        """Log the share of the image that is foreground."""
-        foreground = 1.0 - log_masks[:, -1].detach().exp().mean()
-        put_deferred("rmonet/foreground_share", foreground)
+        """Log the share of the image that is foreground, and the number of objects per image.
+
+        Objects are the foreground components that win at least ``min_mask_pixels`` pixels.
+        """
+        log_masks = log_masks.detach()
+        put_deferred("rmonet/foreground_share", 1.0 - log_masks[:, -1].exp().mean())
+        winner = log_masks.argmax(dim=1).flatten(1)
+        won = torch.zeros(log_masks.shape[:2], device=winner.device)
+        won.scatter_add_(1, winner, torch.ones_like(winner, dtype=won.dtype))
+        objects = (won[:, :-1] >= self.min_mask_pixels).sum(dim=1).float().mean()
+        put_deferred("rmonet/objects", objects)
