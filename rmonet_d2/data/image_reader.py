@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
 from rmonet_d2.utils.errors import UserError
@@ -39,6 +39,9 @@ _SAMPLE = 200_000
 
 # Pillow already warns at half of MAX_PIXELS, which is the limit here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Rows that are copied at once.
+_STRIP = 512
 
 
 class UnreadableImageError(UserError, RuntimeError):
@@ -213,8 +216,9 @@ def _raw_frames(path, start: int) -> Iterator[np.ndarray]:
 def _pillow_frames(path, start: int) -> Iterator[np.ndarray]:
     with Image.open(path) as image:
         count = getattr(image, "n_frames", 1) if image.format in _SEQUENCES else 1
+        values = _pillow_array(image) if count == 1 else None
         number = 0
-        for page in range(count):
+        for page in range(count if values is None else 0):
             if page:
                 image.seek(page)
             if _is_thumbnail(image) and count > 1:
@@ -222,6 +226,10 @@ def _pillow_frames(path, start: int) -> Iterator[np.ndarray]:
             if number >= start:
                 yield _pillow_array(image)
             number += 1
+    # Pillow's own copy of a large image is freed before the image is worked on.
+    del image
+    if values is not None and start == 0:
+        yield values
 
 
 def _is_thumbnail(image: Image.Image) -> bool:
@@ -238,12 +246,27 @@ def _pillow_array(image: Image.Image) -> np.ndarray:
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())
-    return np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    mode = "RGBA" if has_alpha else "RGB"
+    return _by_strips(image if image.mode == mode else image.convert(mode))
+
+
+def _by_strips(image: Image.Image) -> np.ndarray:
+    """Copy an image into an array (H, W, C) strip by strip.
+
+    NumPy's conversion of a whole image needs its memory twice more for a moment.
+    """
+    values = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for top in range(0, image.height, _STRIP):
+        bottom = min(top + _STRIP, image.height)
+        values[top:bottom] = np.asarray(image.crop((0, top, image.width, bottom)))
+    return values
 
 
 def _turned(image: Image.Image) -> Image.Image:
     try:
-        return ImageOps.exif_transpose(image)
+        # Without a rotation, exif_transpose would copy the image.
+        rotated = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if rotated else image
     except Exception:
         # Viewers show images with damaged EXIF data as they are stored.
         return image
