@@ -16,6 +16,7 @@ from rmonet_d2.discovery.merge import Detection, merge
 from rmonet_d2.discovery.objects import (
     FoundObject,
     fill_holes,
+    is_outline,
     tight_crop,
     to_image_pixels,
     without_crumbs,
@@ -236,6 +237,9 @@ class Discoverer:
         crop = to_image_pixels(found.margin, offset, scale, size)
         if crop is None:
             return None
+        mask = fill_holes(crop[2])
+        if is_outline(mask):
+            return None
         proposal = found.source.get("proposal")
         if proposal is not None:
             # Of the largest piece, for an object that was joined of several.
@@ -245,7 +249,7 @@ class Discoverer:
         return FoundObject(
             x0=crop[0],
             y0=crop[1],
-            mask=fill_holes(crop[2]),
+            mask=mask,
             score=found.score,
             component=found.source["component"],
             proposal_box=proposal,

@@ -12,6 +12,9 @@ from scipy import ndimage
 
 # Pieces of a mask with less than this share of its largest piece are not part of the object.
 CRUMB = 0.2
+# A mask that covers less of its box is the border of another object, which a region that was left
+# over has taken.
+OUTLINE = 0.1
 
 
 @dataclass
@@ -58,6 +61,11 @@ def tight_crop(mask: np.ndarray) -> tuple[int, int, np.ndarray] | None:
 def fill_holes(mask: np.ndarray) -> np.ndarray:
     """The mask with what it encloses, such as a highlight on metal."""
     return ndimage.binary_fill_holes(mask)
+
+
+def is_outline(mask: np.ndarray) -> bool:
+    """Return whether a tight crop is a thin arc instead of an object."""
+    return float(mask.mean()) < OUTLINE
 
 
 def without_crumbs(mask: np.ndarray) -> np.ndarray:

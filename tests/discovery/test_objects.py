@@ -4,6 +4,7 @@ from pycocotools import mask as mask_utils
 
 from rmonet_d2.discovery.objects import (
     crop_to_rle,
+    is_outline,
     shape_of,
     tight_crop,
     to_image_pixels,
@@ -47,6 +48,17 @@ def test_far_smaller_pieces_are_dropped():
     assert without_crumbs(mask).sum() == 64
     mask[2:8, 12:18] = True
     assert without_crumbs(mask).sum() == 100
+
+
+def test_a_thin_arc_is_an_outline_and_an_object_is_not():
+    ys, xs = np.mgrid[-20:21, -20:21]
+    radius = np.hypot(ys, xs)
+    arc = (radius > 19.3) & (radius < 20) & (xs > 0)
+    assert is_outline(arc[:, 21:])
+    # A disk, its lower quarter, and a bar of width 5 across its box.
+    assert not is_outline(radius <= 20)
+    assert not is_outline((radius <= 20)[20:, 20:])
+    assert not is_outline(np.abs(ys - xs) <= 3)
 
 
 def test_tiles_cover_the_image_and_overlap():
