@@ -4,10 +4,10 @@ import json
 import os
 import sys
 
-import torch
 from detectron2.config import CfgNode
 
 from rmonet_d2.benchmark.training import config_of, seconds_per_step
+from rmonet_d2.engine import choose_device
 from rmonet_d2.utils.errors import UserError
 from rmonet_d2.utils.memory import keep_freed_memory
 
@@ -32,9 +32,8 @@ def fit_schedule(config_file: str, opts: list, seconds: float) -> dict:
         "opts": overrides that set the schedule, empty if the whole training fits}.
     """
     cfg = config_of(config_file, opts)
-    if not torch.cuda.is_available():
-        cfg.defrost()
-        cfg.MODEL.DEVICE = "cpu"
+    cfg.defrost()
+    choose_device(cfg)
     step = seconds_per_step(cfg)
     iterations = max(min(cfg.SOLVER.MAX_ITER, int(seconds / step)), 1)
     return {

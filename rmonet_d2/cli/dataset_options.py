@@ -98,3 +98,24 @@ def make_splits(
                 chunk=args.chunk,
             )
             run_job(job, args.workers, args.overwrite)
+
+
+def convert_splits(args: argparse.Namespace, folder: str, scene_format) -> None:
+    """Convert the published files into the splits of a data set.
+
+    Args:
+        args: the options of :class:`DatasetParser`, ``tfrecords``, ``num_train`` and ``num_test``.
+        folder: the data set's folder in ``--output``.
+        scene_format: how the records become scenes, see ``datasets/convert/scenes.py``.
+    """
+    from rmonet_d2.datasets.convert.conversion import convert_tfrecords
+
+    convert_tfrecords(
+        args.tfrecords,
+        scene_format,
+        args.output.expanduser() / folder,
+        {"train": args.num_train, "test": args.num_test},
+        workers=args.workers,
+        chunk=args.chunk,
+        overwrite=args.overwrite,
+    )

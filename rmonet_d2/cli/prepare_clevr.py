@@ -7,7 +7,7 @@ command is given again.
 import argparse
 from pathlib import Path
 
-from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range
+from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range, convert_splits
 from rmonet_d2.cli.options import natural_int, run_program
 
 EXAMPLE = """\
@@ -49,21 +49,12 @@ def build_parser(prog: str | None = None) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Convert the file."""
-    from rmonet_d2.datasets.convert.conversion import convert_tfrecords
     from rmonet_d2.datasets.convert.scenes import clevr_with_masks
 
     least, most = args.min_objects, args.max_objects
     if args.all:
         least, most = 0, clevr_with_masks().slots
-    convert_tfrecords(
-        args.tfrecords,
-        clevr_with_masks(args.size, least, most),
-        args.output.expanduser() / "clevr",
-        {"train": args.num_train, "test": args.num_test},
-        workers=args.workers,
-        chunk=args.chunk,
-        overwrite=args.overwrite,
-    )
+    convert_splits(args, "clevr", clevr_with_masks(args.size, least, most))
 
 
 def main(argv: list[str] | None = None, prog: str | None = None) -> int:

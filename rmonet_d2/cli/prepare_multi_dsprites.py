@@ -9,7 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rmonet_d2.cli.dataset_options import GO_ON, DatasetParser, add_range, make_splits
+from rmonet_d2.cli.dataset_options import (
+    GO_ON,
+    DatasetParser,
+    add_range,
+    convert_splits,
+    make_splits,
+)
 from rmonet_d2.cli.options import natural_int, run_program
 from rmonet_d2.datasets.generate.multi_dsprites import (
     CATEGORIES,
@@ -97,18 +103,10 @@ def parse_args(argv: list[str] | None = None, prog: str | None = None) -> argpar
 
 def convert(args: argparse.Namespace) -> None:
     """Convert the published file."""
-    from rmonet_d2.datasets.convert.conversion import convert_tfrecords
     from rmonet_d2.datasets.convert.scenes import multi_dsprites_official
 
-    convert_tfrecords(
-        args.tfrecords,
-        multi_dsprites_official(args.size, args.min_sprites, args.max_sprites),
-        args.output.expanduser() / "multi_dsprites",
-        {"train": args.num_train, "test": args.num_test},
-        workers=args.workers,
-        chunk=args.chunk,
-        overwrite=args.overwrite,
-    )
+    scene_format = multi_dsprites_official(args.size, args.min_sprites, args.max_sprites)
+    convert_splits(args, "multi_dsprites", scene_format)
 
 
 def generate(args: argparse.Namespace) -> None:
